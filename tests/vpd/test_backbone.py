@@ -1,0 +1,186 @@
+"""The backbone: contract of the pyramid, sizes, modes, and diffusers' own forward as a witness."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vpd import ConfigError, DiffusionBackbone, TextError
+from vpd.attention import KERNELS
+
+
+@pytest.fixture(scope="module")
+def tiny() -> DiffusionBackbone:
+    return DiffusionBackbone.from_name("tiny", token_length=16).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 128), (128, 192), (320, 64)])
+def test_pyramid_contract_at_any_size(tiny, size):
+    latent = tiny.encode_image(torch.rand(2, 3, *size) * 2 - 1)
+    with torch.no_grad():
+        pyramid = tiny(latent, tiny.encode_text(["the left giraffe", "a dog"]))
+    for level, feature in enumerate(pyramid.joined()):
+        stride = tiny.strides[level]
+        cells = (size[0] // stride, size[1] // stride)
+        assert feature.shape == (2, tiny.channels[level], *cells)
+    assert set(pyramid.maps) == {1, 2}
+    for values in pyramid.maps.values():
+        assert torch.allclose(values.sum(1), torch.ones_like(values.sum(1)), atol=1e-5)
+        assert values.min() >= 0
+
+
+def test_features_equal_diffusers_own_forward(tiny):
+    """Hooks on the modules that diffusers' own forward runs see the same features."""
+    torch.manual_seed(0)
+    latent, text = torch.randn(2, 4, 16, 16), torch.randn(2, 16, 64)
+    unet = tiny.unet
+    seen = {}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            seen[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    modules = {
+        3: unet.up_blocks[0].resnets[0],
+        2: unet.up_blocks[1].attentions[0],
+        1: unet.up_blocks[2].attentions[0],
+        0: unet.up_blocks[3].attentions[1],
+    }
+    handles = [m.register_forward_hook(keep(n)) for n, m in modules.items()]
+    with torch.no_grad():
+        unet(latent, 1, tiny.adapter(text))
+        expected = dict(seen)
+        found = tiny(latent, text)
+    for handle in handles:
+        handle.remove()
+    for level, feature in enumerate(found.features):
+        assert torch.allclose(feature, expected[level], atol=1e-5), level
+
+
+def test_maps_equal_a_plain_softmax(tiny):
+    """The level-2 map is the mean over layers and heads of softmax(q k^T / sqrt(d))."""
+    torch.manual_seed(1)
+    latent, text = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 64)
+    context = tiny.adapter(text)
+    layers = [
+        *(t.transformer_blocks[0].attn2 for t in tiny.unet.up_blocks[1].attentions),
+        *(t.transformer_blocks[0].attn2 for t in tiny.unet.down_blocks[2].attentions),
+    ]
+    queries = []
+    handles = [
+        layer.to_q.register_forward_hook(lambda m, i, output: queries.append(output))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        found = tiny(latent, text).maps[2]
+        for handle in handles:
+            handle.remove()
+        total = torch.zeros_like(found)
+        # Hooks fire in run order: down layers come before up layers.
+        order = [*layers[-1:], *layers[:-1]]
+        for layer, query in zip(order, queries, strict=True):
+            key = layer.to_k(context)
+            for q, k in zip(query.chunk(layer.heads, -1), key.chunk(layer.heads, -1), strict=True):
+                weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+                total += weights.transpose(1, 2).unflatten(2, found.shape[-2:]) / layer.heads
+    assert torch.allclose(found, total / len(layers), atol=1e-6)
+
+
+def test_pairs_share_a_picture(tiny):
+    """picture_index gives what repeating the latent gives."""
+    latent = tiny.encode_image(torch.rand(2, 3, 64, 64) * 2 - 1)
+    text = tiny.encode_text(["a", "b", "c"])
+    index = torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        shared, repeated = tiny(latent, text, index), tiny(latent[index], text)
+    for one, other in zip(shared.joined(), repeated.joined(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_kernels_agree_and_unknown_ones_are_refused():
+    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    found = []
+    for kernel in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        backbone = DiffusionBackbone.from_name("tiny", token_length=8, attention_kernel=kernel)
+        with torch.no_grad():
+            found.append(backbone(latent, text).joined())
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    with pytest.raises(ConfigError, match=", ".join(KERNELS)):
+        DiffusionBackbone.from_name("tiny", token_length=8, attention_kernel="flash")
+
+
+@pytest.mark.parametrize(
+    ("mode", "unet_learns"), [("frozen", False), ("finetune", True), ("lora", True)]
+)
+def test_unet_modes_decide_what_learns(mode, unet_learns):
+    backbone = DiffusionBackbone.from_name("tiny", token_length=8, unet_mode=mode, lora_rank=2)
+    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    before = {name: value.clone() for name, value in backbone.named_parameters()}
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1.0)
+    for _ in range(2):  # LoRA's second factor starts at zero: its partner moves from step two on
+        optimizer.zero_grad()
+        sum(f.square().mean() for f in backbone.train()(latent, text).joined()).backward()
+        assert all(p.grad is not None for p in trained), "a trained parameter got no gradient"
+        optimizer.step()
+    moved = {n for n, v in backbone.named_parameters() if not torch.equal(v, before[n])}
+    assert "adapter.gamma" in moved
+    assert any(name.startswith("unet.") for name in moved) == unet_learns
+    assert not any(name.startswith(("vae.", "text_encoder.")) for name in moved)
+    if mode == "lora":
+        assert all("lora" in name for name in moved if name.startswith("unet."))
+
+
+def test_checkpointing_changes_no_gradient():
+    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = DiffusionBackbone.from_name(
+            "tiny", token_length=8, unet_mode="finetune", checkpointing=checkpointing
+        )
+        sum(f.square().mean() for f in backbone(latent, text).joined()).backward()
+        gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+
+
+def test_text_is_encoded_once_per_distinct_sentence(tiny):
+    calls = []
+    handle = tiny.text_encoder.register_forward_hook(lambda m, i, o: calls.append(1))
+    first = tiny.encode_text(["one cat", "two dogs", "one cat"])
+    again = tiny.encode_text(["two dogs"])
+    handle.remove()
+    assert len(calls) == 1
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(first[1], again[0])
+
+
+def test_bad_input_is_named(tiny):
+    with pytest.raises(ConfigError, match="100 x 64"):
+        tiny.encode_image(torch.zeros(1, 3, 100, 64))
+    with pytest.raises(TextError, match="sentence 1 of 2"):
+        tiny.encode_text(["fine", "  "])
+    with pytest.raises(ConfigError, match="5 tokens.*token_length 16"):
+        tiny(torch.zeros(1, 4, 8, 8), torch.zeros(1, 5, 64))
+    with pytest.raises(ConfigError, match="frozen, finetune, lora"):
+        DiffusionBackbone.from_name("tiny", token_length=8, unet_mode="thawed")
+    with pytest.raises(ConfigError, match="sd15, sd21, tiny"):
+        DiffusionBackbone.from_name("sd16", token_length=8)
+    with pytest.raises(ConfigError, match="timestep 1000"):
+        DiffusionBackbone.from_name("tiny", token_length=8, timestep=1000)
+
+
+def test_timestep_changes_features():
+    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    with torch.no_grad():
+        one, other = (
+            DiffusionBackbone.from_name("tiny", token_length=8, timestep=t)(latent, text)
+            for t in (1, 500)
+        )
+    assert not torch.allclose(one.features[0], other.features[0], atol=1e-3)

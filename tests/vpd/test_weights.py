@@ -1,0 +1,183 @@
+"""Every source of weights ends as the same backbone; broken ones are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from safetensors.torch import save_file
+
+from vpd import DiffusionBackbone, WeightsError, files, keys, weights
+from vpd.zoo import ZOO, Zoo
+
+TINY = Zoo(
+    "test",
+    None,
+    unet={**ZOO["tiny"].unet, "attention_head_dim": 8, "layers_per_block": 2},
+    vae={**ZOO["tiny"].vae, "norm_num_groups": 32, "block_out_channels": (32, 32, 64, 64)},
+    text={**ZOO["tiny"].text, "num_attention_heads": 1},
+)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return weights.random_components(TINY, seed=3)
+
+
+@pytest.fixture(scope="module")
+def ldm_state(parts):
+    """The same parts under CompVis names, with a decoder and an EMA entry to be left out."""
+    state = {}
+    for prefix, module, table in (
+        ("model.diffusion_model.", parts.unet, weights.unet_key_map(parts.unet)),
+        ("first_stage_model.", parts.vae, weights.vae_key_map(parts.vae)),
+    ):
+        own = module.state_dict()
+        for name, released in keys.renamed(own, keys.reverse(table)).items():
+            state[prefix + released] = own[name].clone()
+    for name, value in parts.text_encoder.state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{name}"] = value.clone()
+    state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)
+    state["first_stage_model.decoder.conv_in.weight"] = torch.zeros(1)
+    state["betas"] = torch.zeros(1000)
+    return state
+
+
+@pytest.fixture(scope="module")
+def folder(parts, tmp_path_factory):
+    """A diffusers folder as a Stable Diffusion repository has it."""
+    from diffusers import AutoencoderKL
+
+    path = tmp_path_factory.mktemp("sd")
+    parts.unet.save_pretrained(path / "unet")
+    torch.manual_seed(0)
+    whole = AutoencoderKL(**TINY.vae)
+    whole.load_state_dict(parts.vae.state_dict(), strict=False)
+    whole.save_pretrained(path / "vae")
+    parts.text_encoder.save_pretrained(path / "text_encoder")
+    parts.tokenizer.save_pretrained(path / "tokenizer")
+    return path
+
+
+def outputs(components):
+    torch.manual_seed(0)
+    backbone = DiffusionBackbone(components, token_length=8).eval()
+    picture = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        latent = backbone.encode_image(picture)
+        return backbone(latent, backbone.encode_text(["a red ball"])).joined()
+
+
+def assert_same(one, other):
+    for a, b in zip(outputs(one), outputs(other), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_diffusers_folder(parts, folder):
+    assert_same(parts, weights.load_components(folder, TINY))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_ldm_files(parts, ldm_state, tmp_path, suffix):
+    path = tmp_path / f"v1-5{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"state_dict": ldm_state, "global_step": 1}, path)
+    else:
+        save_file(ldm_state, path)
+    assert_same(parts, weights.load_components(path, TINY))
+
+
+def test_key_maps_agree_with_diffusers_converters(parts, ldm_state):
+    """Our table and diffusers' private converters, on the whole of a real layout."""
+    unet = convert_ldm_unet_checkpoint(dict(ldm_state), dict(parts.unet.config))
+    own = parts.unet.state_dict()
+    assert set(unet) == set(own)
+    assert all(torch.equal(unet[name], own[name]) for name in own)
+    vae = convert_ldm_vae_checkpoint(dict(ldm_state), dict(parts.vae.config))
+    for name, value in parts.vae.state_dict().items():
+        if name.startswith(("encoder.", "quant_conv.")):
+            assert torch.equal(vae[name].reshape(value.shape), value), name
+
+
+def test_a_lightning_checkpoint_is_read_without_its_callbacks(parts, ldm_state, tmp_path):
+    """Old Stable Diffusion files pickle a callback class; it is replaced by an empty stand-in."""
+    import sys
+    import types
+
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+
+    class ModelCheckpoint:
+        pass
+
+    ModelCheckpoint.__module__ = module.__name__
+    ModelCheckpoint.__qualname__ = "ModelCheckpoint"
+    module.ModelCheckpoint = ModelCheckpoint
+    names = ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__)
+    for name in names:
+        sys.modules[name] = module if name == module.__name__ else types.ModuleType(name)
+    try:
+        torch.save(
+            {"state_dict": ldm_state, "callbacks": {ModelCheckpoint: {"best": 1.0}}},
+            tmp_path / "old.ckpt",
+        )
+    finally:
+        for name in names:
+            del sys.modules[name]
+    assert_same(parts, weights.load_components(tmp_path / "old.ckpt", TINY))
+
+
+def test_a_folder_without_a_part_is_named(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "sd")
+    shutil.rmtree(tmp_path / "sd" / "vae")
+    with pytest.raises(WeightsError, match="vae/ is missing"):
+        weights.load_components(tmp_path / "sd", TINY)
+    with pytest.raises(WeightsError, match="neither a folder"):
+        weights.load_components(tmp_path / "nowhere", TINY)
+
+
+def test_a_truncated_folder_file_is_named(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "sd")
+    file = tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="download is complete"):
+        weights.load_components(tmp_path / "sd", TINY)
+
+
+def test_offline_hub_id_tells_the_cure():
+    with pytest.raises(WeightsError, match="no such folder exists here"):
+        weights.load_components(None, ZOO["sd15"])
+
+
+@pytest.mark.parametrize("keep", [0, 40, 5000])
+def test_truncated_safetensors(ldm_state, tmp_path, keep):
+    path = tmp_path / "cut.safetensors"
+    save_file(ldm_state, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match=r"cut\.safetensors"):
+        files.load(path)
+
+
+def test_an_incomplete_ldm_file_names_its_keys(ldm_state, tmp_path):
+    key = "model.diffusion_model.input_blocks.4.1.norm.bias"
+    state = {name: value for name, value in ldm_state.items() if name != key}
+    save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=r"missing keys: input_blocks\.4\.1\.norm\.bias"):
+        weights.load_components(tmp_path / "part.safetensors", TINY)
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_one_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one = weights.random_components(ZOO["tiny"], 1)
+    assert torch.equal(torch.rand(1), expected)
+    again, other = (weights.random_components(ZOO["tiny"], seed) for seed in (1, 2))
+    assert torch.equal(one.unet.conv_in.weight, again.unet.conv_in.weight)
+    assert not torch.equal(one.unet.conv_in.weight, other.unet.conv_in.weight)

@@ -1,0 +1,231 @@
+"""`DiffusionBackbone`: a text-to-image model read as a feature extractor for (picture, sentence).
+
+Shapes: P pictures, B (picture, sentence) pairs, S sentences, T tokens, D text channels,
+H W pixels (both divide by 64), h = H / 8 and w = W / 8 latent cells.
+
+A latent depends on the picture alone, a context on the sentence alone: `encode_image` and
+`encode_text` give each once; `forward` is the only part that runs a pair.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpd import attention, text, weights
+from vpd.errors import ConfigError
+from vpd.unet import STRIDES, FeaturePyramid, UNetFeatures
+from vpd.zoo import named
+
+UNET_MODES = ("frozen", "finetune", "lora")
+TEXT_CACHE_BYTES = 256 * 2**20
+
+
+class DiffusionBackbone(nn.Module):
+    """Frozen (or fine-tuned) Stable Diffusion as a four-level feature pyramid.
+
+    Args:
+        components: UNet, VAE encoder, text encoder and tokenizer (see `vpd.weights`).
+        token_length: tokens a sentence is padded or cut to; the maps have as many channels.
+        unet_mode: `frozen` (no gradient step for UNet and VAE), `finetune` (the published recipe;
+            the VAE stays frozen) or `lora` (low-rank adapters on the UNet's attention, extra
+            `lora`).
+        timestep: the constant timestep of the single UNet pass (published code: 1).
+        attention_kernel: `sdpa`, `xformers` or `eager`.
+        attention_maps: join the cross-attention maps to the pyramid.
+        text_adapter: False leaves the text features as CLIP gives them.
+        latent_scale: factor on the latent; the published code uses 1.0, not SD's 0.18215.
+    """
+
+    def __init__(
+        self,
+        components: weights.Components,
+        *,
+        token_length: int,
+        unet_mode: str = "frozen",
+        timestep: int = 1,
+        attention_kernel: str = "sdpa",
+        attention_maps: bool = True,
+        map_gradient: bool = False,
+        text_adapter: bool = True,
+        latent_scale: float = 1.0,
+        checkpointing: bool = False,
+        lora_rank: int = 16,
+    ) -> None:
+        super().__init__()
+        if unet_mode not in UNET_MODES:
+            raise ConfigError(
+                f"unet_mode {unet_mode!r} is unknown; choose one of {', '.join(UNET_MODES)}"
+            )
+        self.options: dict[str, Any] = {
+            "token_length": token_length,
+            "unet_mode": unet_mode,
+            "timestep": timestep,
+            "attention_kernel": attention_kernel,
+            "attention_maps": attention_maps,
+            "map_gradient": map_gradient,
+            "text_adapter": text_adapter,
+            "latent_scale": latent_scale,
+            "checkpointing": checkpointing,
+            "lora_rank": lora_rank,
+        }
+        self.source = components.source
+        self.token_length = token_length
+        self.latent_scale = latent_scale
+        self.unet_mode = unet_mode
+        self.tokenizer = components.tokenizer
+        self.unet = components.unet
+        self.vae = components.vae
+        self.text_encoder = components.text_encoder
+        width = self.unet.config.cross_attention_dim
+        if self.text_encoder is not None and self.text_encoder.config.hidden_size != width:
+            raise ConfigError(
+                f"the text encoder gives {self.text_encoder.config.hidden_size} channels, "
+                f"the UNet's cross-attention takes {width}"
+            )
+        self.adapter = text.TextAdapter(width) if text_adapter else nn.Identity()
+        for frozen in (self.vae, self.text_encoder):
+            if frozen is not None:
+                frozen.requires_grad_(False)
+        attention.install(self.vae, attention_kernel)
+        self.features = UNetFeatures(
+            self.unet,
+            timestep=timestep,
+            maps=attention_maps,
+            map_gradient=map_gradient,
+            kernel=attention_kernel,
+            checkpointing=checkpointing,
+        )
+        self._set_unet_mode(lora_rank)
+        self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
+
+    @classmethod
+    def from_name(
+        cls, name: str = "sd15", source: str | Path | None = None, *, seed: int = 0, **options: Any
+    ) -> DiffusionBackbone:
+        """Build the zoo's backbone `name`, from `source` if given (see `weights.load_components`)."""
+        return cls(weights.load_components(source, named(name), seed=seed), **options)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the joined pyramid, finest (stride 8) first."""
+        extra = self.token_length
+        return tuple(
+            width + (extra if level in self.features._maps else 0)
+            for level, width in enumerate(self.features.channels)
+        )
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return STRIDES
+
+    @torch.no_grad()
+    def encode_image(self, picture: Tensor) -> Tensor:
+        """picture float [P, 3, H, W] in [-1, 1] -> latent float [P, c, h, w]: the posterior's mode.
+
+        Never carries a gradient, in every unet_mode. Raises ConfigError on sides that do not
+        divide by 64.
+        """
+        height, width = picture.shape[-2:]
+        if height % 64 or width % 64:
+            raise ConfigError(
+                f"the picture's sides must divide by 64; got {height} x {width} (height x width)"
+            )
+        return self.vae.encode(picture).latent_dist.mode() * self.latent_scale
+
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Text features float [S, T, D], before the adapter; each distinct sentence is run once.
+
+        Raises:
+            TextError: an empty sentence.
+            ConfigError: this backbone came from a file without a text encoder.
+        """
+        if self.text_encoder is None:
+            raise ConfigError(
+                f"{self.source} holds no text encoder, so sentences cannot be encoded; build the "
+                "model with one (text='openai/clip-vit-large-patch14' or a folder), or pass text "
+                "features"
+            )
+        fresh = [s for s in dict.fromkeys(sentences) if s not in self._text_cache]
+        found = {s: self._text_cache[s] for s in sentences if s in self._text_cache}
+        if fresh:
+            features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
+            found.update(zip(fresh, features, strict=True))
+        for sentence in found:
+            self._text_cache[sentence] = found[sentence].detach()
+            self._text_cache.move_to_end(sentence)
+        size = next(iter(found.values())).nbytes
+        while len(self._text_cache) * size > TEXT_CACHE_BYTES:
+            self._text_cache.popitem(last=False)
+        device = next(self.unet.parameters()).device
+        return torch.stack([found[s].to(device) for s in sentences])
+
+    def forward(
+        self, latent: Tensor, text_features: Tensor, picture_index: Tensor | None = None
+    ) -> FeaturePyramid:
+        """latent [P, c, h, w], text features [B, T, D], picture_index int64 [B] -> pyramid of B.
+
+        `picture_index[b]` says which latent pair b looks at; without it P must equal B.
+
+        Raises:
+            ConfigError: a wrong token length or picture size.
+        """
+        if text_features.shape[1] != self.token_length:
+            raise ConfigError(
+                f"text features have {text_features.shape[1]} tokens; this model was built for "
+                f"token_length {self.token_length}"
+            )
+        return self.features(latent, self.adapter(text_features), picture_index)
+
+    def _set_unet_mode(self, lora_rank: int) -> None:
+        self.unet.requires_grad_(self.unet_mode == "finetune")
+        # The published pass never reaches these two; no optimizer and no DDP should wait for them.
+        self.unet.conv_norm_out.requires_grad_(False)
+        self.unet.conv_out.requires_grad_(False)
+        if self.unet_mode == "lora":
+            try:
+                from peft import LoraConfig
+            except ImportError as error:
+                from vpd.errors import missing_extra
+
+                raise missing_extra("peft", "lora", "unet_mode='lora'") from error
+            targets = ["to_q", "to_k", "to_v", "to_out.0"]
+            self.unet.add_adapter(
+                LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=targets)
+            )
+
+    def train(self, mode: bool = True) -> DiffusionBackbone:
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        if self.unet_mode == "frozen":
+            self.unet.eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DiffusionBackbone:
+        """Moving or casting the module makes cached text features stale."""
+        if hasattr(self, "_text_cache"):
+            self._text_cache.clear()
+        return super()._apply(fn, recurse)
+
+    def architecture(self) -> dict[str, Any]:
+        """Plain dictionary from which `weights.empty_components` and `options` rebuild this module."""
+        part = self.text_encoder
+        return {
+            "unet": _plain(self.unet.config),
+            "vae": _plain(self.vae.config),
+            "text": part.config.to_diff_dict() if part is not None else None,
+            "options": self.options,
+            "source": self.source,
+        }
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in dict(config).items() if not key.startswith("_")}

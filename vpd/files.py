@@ -1,0 +1,104 @@
+"""Opening weight files from strangers: nothing in them may run.
+
+`.safetensors` holds tensors only. Torch files go through `torch.load(weights_only=True)` with an
+allow-list of harmless types that the field's checkpoints carry beside their tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vpd.errors import WeightsError
+
+
+class _Inert:
+    """Stands in for a training framework's callback object; keeps nothing of it."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+# Old Stable Diffusion checkpoints pickle this class among their callbacks.
+_INERT_NAMES = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+
+SAFE_GLOBALS: list[Any] = [
+    argparse.Namespace,  # the released VPD files keep their command line in one
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    # Numpy scalars (old best scores); torch names the function by either module path.
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    *((_Inert, name) for name in _INERT_NAMES),
+]
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The dictionary a weights file holds, on the CPU, memory-mapped where the format allows.
+
+    Raises:
+        WeightsError: the file is missing, empty, truncated, no dictionary, or wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(f"weights file {path} {what}")
+    size = path.stat().st_size
+    if size == 0:
+        raise WeightsError(f"weights file {path} is empty (0 bytes); download it again")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, size)
+    mmap = zipfile.is_zipfile(path)  # the legacy format (before torch 1.6) cannot be mapped
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "Unsupported" in reason or "not allowed" in reason:
+            refused = next((line for line in reason.splitlines() if "Unsupported" in line), reason)
+            raise WeightsError(
+                f"{path} was refused: loading it would run code from the file ({refused.strip()}); "
+                "ask its author for a safetensors file"
+            ) from error
+        raise _damaged(path, size, reason) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _damaged(path, size, str(error)) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def _load_safetensors(path: Path, size: int) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, size, str(error)) from error
+
+
+def _damaged(path: Path, size: int, reason: str) -> WeightsError:
+    first = (reason.strip().splitlines() or ["no reason given"])[0]
+    return WeightsError(
+        f"{path} ({size:,} bytes) is damaged, truncated or no weights file: {first}; "
+        "compare its size and checksum with the source, and download it again"
+    )
+
+
+def tensors(content: Mapping[str, Any], *inner: str) -> dict[str, Tensor]:
+    """The tensors of `content`, or of the first of its entries `inner` that is a dictionary."""
+    for name in inner:
+        if isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}

@@ -1,0 +1,116 @@
+"""From sentences to the context that conditions the UNet: tokenizer, CLIP text encoder, adapter.
+
+Shapes: S sentences, T tokens, D channels of the text encoder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import ftfy
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from vpd.errors import ConfigError, TextError
+
+CLIP_MERGES = 48894  # lines 1 to 48894 of the vocabulary file are the merges of the 49,408 tokens
+
+
+def clean(sentence: str) -> str:
+    """Mend broken unicode and html entities, collapse white space, lower the case (as CLIP does)."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(sentence))).split()).lower()
+
+
+@lru_cache(maxsize=1)
+def clip_tokenizer() -> CLIPTokenizer:
+    """OpenAI CLIP's tokenizer of 49,408 tokens, from the merges that mmsegmentation ships."""
+    spec = find_spec("mmseg")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            "the CLIP vocabulary comes with mmsegmentation; pip install mmsegmentation"
+        )
+    path = Path(spec.origin).parent / "utils" / "bpe_simple_vocab_16e6.txt.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        merges = file.read().split("\n")[1 : CLIP_MERGES + 1]
+    symbols = _byte_symbols()
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols)]
+    words += ["".join(merge.split()) for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[tuple(merge.split()) for merge in merges])
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 byte symbols in CLIP's order: printable bytes as themselves, the others shifted."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+
+
+def token_counts(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> list[int]:
+    """Tokens of each sentence, begin and end tokens included, before any truncation."""
+    return [len(ids) for ids in tokenizer([clean(s) for s in sentences])["input_ids"]]
+
+
+def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str], token_length: int) -> Tensor:
+    """int64 [S, T]: ids cut at, or padded with the end token to, `token_length`.
+
+    Raises:
+        TextError: a sentence is empty or no string.
+    """
+    for index, sentence in enumerate(sentences):
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise TextError(
+                f"sentence {index} of {len(sentences)} is {sentence!r}; a referring expression "
+                "must be a non-empty string"
+            )
+    batch = tokenizer(
+        [clean(s) for s in sentences],
+        padding="max_length",
+        truncation=True,
+        max_length=token_length,
+        return_tensors="pt",
+    )
+    return batch["input_ids"]
+
+
+@torch.no_grad()
+def encode(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, sentences: Sequence[str], token_length: int
+) -> Tensor:
+    """Last hidden state float [S, T, D] of the frozen encoder.
+
+    No attention mask is passed: the published code passes none, so padding takes part.
+
+    Raises:
+        TextError: an empty sentence. ConfigError: more tokens than the encoder has positions.
+    """
+    positions = encoder.config.max_position_embeddings
+    if not 2 < token_length <= positions:
+        raise ConfigError(f"token_length {token_length} is outside 3 to {positions}")
+    ids = tokenize(tokenizer, sentences, token_length)
+    return encoder(input_ids=ids.to(encoder.device)).last_hidden_state
+
+
+class TextAdapter(nn.Module):
+    """context = text + gamma * MLP(text); gamma starts at 1e-4 (VPD, section 3.2).
+
+    Parameter names follow the released checkpoint: `fc.0`, `fc.2`, and `gamma` beside it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels)
+        )
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-4))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """float [S, T, D] -> float [S, T, D]."""
+        return text + self.gamma * self.fc(text)

@@ -1,0 +1,184 @@
+"""One pass through a Stable Diffusion UNet that stops at the features.
+
+Shapes: P pictures, B (picture, sentence) pairs, T tokens, C channels, h w latent cells,
+L = 4 levels. Level 0 has the latent's own size (stride 8 of the picture), level 3 an eighth.
+
+Source: wl-zhao/VPD `vpd/models.py` on CompVis UNet. In CompVis numbering the features leave after
+output blocks 1, 4, 7 (before the upsampling that follows) and after the last; the final norm and
+convolution never run. In diffusers' numbering: `up_blocks[i]` after layer `layers_per_block - 1`
+for the three coarser ones, the end of `up_blocks[3]` for the finest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vpd import attention
+from vpd.errors import ConfigError
+
+STRIDES = (8, 16, 32, 64)
+MAP_LEVELS = (1, 2)  # levels whose cross-attention maps join the pyramid: strides 16 and 32
+
+
+@dataclass
+class FeaturePyramid:
+    """Multi-scale features of (picture, expression) pairs, finest level first.
+
+    features: four tensors [B, C_l, h / 2^l, w / 2^l], strides 8, 16, 32, 64 of the picture.
+    maps: level -> cross-attention map [B, T, h / 2^l, w / 2^l], softmax over T averaged over heads
+        and layers, range [0, 1]; empty when the backbone was built without maps.
+    """
+
+    features: tuple[Tensor, ...]
+    maps: dict[int, Tensor]
+
+    def joined(self) -> tuple[Tensor, ...]:
+        """Features with their level's maps behind them in the channel axis, as published."""
+        return tuple(
+            torch.cat([feature, self.maps[level].to(feature.dtype)], dim=1)
+            if level in self.maps
+            else feature
+            for level, feature in enumerate(self.features)
+        )
+
+
+class UNetFeatures(nn.Module):
+    """Reads a `UNet2DConditionModel` as a feature extractor at one fixed timestep.
+
+    Args:
+        unet: the diffusers UNet; four levels, as in every Stable Diffusion 1.x and 2.x.
+        timestep: the constant timestep (published code: 1).
+        maps: also form the cross-attention maps of levels 1 and 2.
+        map_gradient: let the loss reach the UNet through the maps (published code: it does not).
+        kernel: `sdpa`, `xformers` or `eager`, for every layer that forms no map.
+        checkpointing: recompute blocks in the backward pass instead of keeping activations.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        *,
+        timestep: int = 1,
+        maps: bool = True,
+        map_gradient: bool = False,
+        kernel: str = "sdpa",
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(unet.up_blocks) != len(STRIDES):
+            raise ConfigError(f"the UNet has {len(unet.up_blocks)} levels; {len(STRIDES)} needed")
+        steps = getattr(unet.config, "num_train_timesteps", 1000) or 1000
+        if not 0 <= timestep < steps:
+            raise ConfigError(f"timestep {timestep} is outside 0 to {steps - 1}")
+        if checkpointing and map_gradient:
+            raise ConfigError("checkpointing recomputes the maps, so map_gradient cannot be kept")
+        self.unet = unet
+        self.timestep = timestep
+        self.checkpointing = checkpointing
+        attention.install(unet, kernel)
+        self._maps: dict[int, list[attention.MapProcessor]] = {}
+        if maps:
+            for level in MAP_LEVELS:
+                layers = list(cross_attention_layers(unet, level))
+                if not layers:
+                    raise ConfigError(f"level {level} of the UNet has no cross-attention to read")
+                self._maps[level] = attention.install_maps(layers, map_gradient)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the four features, finest first, without maps."""
+        first, *rest = self.unet.config.block_out_channels
+        return (first, *rest)
+
+    def forward(
+        self, latent: Tensor, context: Tensor, picture_index: Tensor | None = None
+    ) -> FeaturePyramid:
+        """latent [P, c, h, w], context [B, T, D], picture_index int64 [B] into P -> pyramid.
+
+        Without `picture_index` P must equal B. Work that no sentence changes (the first
+        convolution and residual block) runs once per picture.
+        """
+        h, w = latent.shape[-2:]
+        if h % 8 or w % 8:
+            raise ConfigError(
+                f"the picture's sides must divide by 64; got {8 * h} x {8 * w} (height x width)"
+            )
+        unet = self.unet
+        time = torch.full((1,), self.timestep, dtype=torch.long, device=latent.device)
+        # One embedding for the whole batch: it broadcasts, the timestep being constant.
+        emb = unet.time_embedding(unet.time_proj(time).to(latent.dtype))
+
+        def pairs(x: Tensor) -> Tensor:
+            return x if picture_index is None else x.index_select(0, picture_index)
+
+        hidden = unet.conv_in(latent)
+        skips = [pairs(hidden)]
+        for level, block in enumerate(unet.down_blocks):
+            for layer, resnet in enumerate(block.resnets):
+                hidden = self._run(resnet, hidden, emb)
+                if level == 0 and layer == 0:
+                    hidden = pairs(hidden)
+                hidden = self._attend(block, layer, hidden, context)
+                skips.append(hidden)
+            for downsampler in block.downsamplers or ():
+                hidden = downsampler(hidden)
+                skips.append(hidden)
+
+        middle = unet.mid_block
+        hidden = self._run(middle.resnets[0], hidden, emb)
+        for layer, resnet in enumerate(middle.resnets[1:]):
+            hidden = self._attend(middle, layer, hidden, context)
+            hidden = self._run(resnet, hidden, emb)
+
+        features: list[Tensor] = []
+        for position, block in enumerate(unet.up_blocks):
+            last = position == len(unet.up_blocks) - 1
+            leave_after = len(block.resnets) - 1 if last else len(block.resnets) - 2
+            for layer, resnet in enumerate(block.resnets):
+                hidden = self._run(resnet, torch.cat([hidden, skips.pop()], dim=1), emb)
+                hidden = self._attend(block, layer, hidden, context)
+                if layer == leave_after:
+                    features.append(hidden)
+            for upsampler in block.upsamplers or ():
+                hidden = upsampler(hidden)
+
+        maps = {
+            level: torch.stack([processor.take() for processor in processors])
+            .mean(dim=0)
+            .transpose(1, 2)
+            .unflatten(2, (h // 2**level, w // 2**level))
+            for level, processors in self._maps.items()
+        }
+        return FeaturePyramid(tuple(reversed(features)), maps)
+
+    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
+
+    def _attend(self, block: nn.Module, layer: int, hidden: Tensor, context: Tensor) -> Tensor:
+        attentions = getattr(block, "attentions", None)
+        if attentions is None:
+            return hidden
+
+        def attend(hidden: Tensor, context: Tensor) -> Tensor:
+            return attentions[layer](hidden, encoder_hidden_states=context, return_dict=False)[0]
+
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(attend, hidden, context, use_reentrant=False)
+        return attend(hidden, context)
+
+
+def cross_attention_layers(unet: UNet2DConditionModel, level: int) -> Iterator[Attention]:
+    """Cross-attention layers at 1/2^level of the latent: up blocks first, then down, as published."""
+    for blocks, index in ((unet.up_blocks, len(STRIDES) - 1 - level), (unet.down_blocks, level)):
+        for transformer in getattr(blocks[index], "attentions", None) or ():
+            for block in transformer.transformer_blocks:
+                yield block.attn2
