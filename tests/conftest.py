@@ -31,7 +31,8 @@ def shared() -> Path:
     folder = Path(os.environ.get("VPD_RIS_SHARED", REPO.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(
-            f"no shared material at {folder}; set VPD_RIS_SHARED to the folder with golden/ and data/"
+            f"no shared material at {folder}; set VPD_RIS_SHARED to the folder that holds "
+            "golden/ and data/"
         )
     return folder
 

@@ -108,7 +108,7 @@ class DiffusionBackbone(nn.Module):
     def from_name(
         cls, name: str = "sd15", source: str | Path | None = None, *, seed: int = 0, **options: Any
     ) -> DiffusionBackbone:
-        """Build the zoo's backbone `name`, from `source` if given (see `weights.load_components`)."""
+        """Build the zoo's backbone `name`, from `source` if given (`weights.load_components`)."""
         return cls(weights.load_components(source, named(name), seed=seed), **options)
 
     @property
@@ -216,7 +216,7 @@ class DiffusionBackbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def architecture(self) -> dict[str, Any]:
-        """Plain dictionary from which `weights.empty_components` and `options` rebuild this module."""
+        """What `weights.empty_components` and `options` need to rebuild this module."""
         part = self.text_encoder
         return {
             "unet": _plain(self.unet.config),

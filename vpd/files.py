@@ -32,14 +32,16 @@ class _Inert:
 # Old Stable Diffusion checkpoints pickle this class among their callbacks.
 _INERT_NAMES = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 
+_scalar = np.float64(0).__reduce__()[0]  # numpy's own function that rebuilds a pickled scalar
+
 SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,  # the released VPD files keep their command line in one
     np.dtype,
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,
     # Numpy scalars (old best scores); torch names the function by either module path.
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
     *((_Inert, name) for name in _INERT_NAMES),
 ]
 

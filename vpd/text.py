@@ -23,7 +23,7 @@ CLIP_MERGES = 48894  # lines 1 to 48894 of the vocabulary file are the merges of
 
 
 def clean(sentence: str) -> str:
-    """Mend broken unicode and html entities, collapse white space, lower the case (as CLIP does)."""
+    """Mend unicode and html entities, collapse white space, lower the case, as CLIP does."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(sentence))).split()).lower()
 
 

@@ -177,7 +177,7 @@ class UNetFeatures(nn.Module):
 
 
 def cross_attention_layers(unet: UNet2DConditionModel, level: int) -> Iterator[Attention]:
-    """Cross-attention layers at 1/2^level of the latent: up blocks first, then down, as published."""
+    """Cross-attention layers at 1/2^level of the latent: up blocks first, as published."""
     for blocks, index in ((unet.up_blocks, len(STRIDES) - 1 - level), (unet.down_blocks, level)):
         for transformer in getattr(blocks[index], "attentions", None) or ():
             for block in transformer.transformer_blocks:

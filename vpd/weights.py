@@ -101,7 +101,7 @@ def from_diffusers(source: str | Path) -> Components:
         cure = (
             "check that the download is complete"
             if folder.is_dir()
-            else "no such folder exists here, and the Hub gave nothing (offline, gated or misspelt?); "
+            else "no such folder exists here, and the Hub gave nothing (offline, gated, misspelt?); "
             "download the repository and pass its folder"
         )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -184,7 +184,7 @@ def encoder_only(vae: AutoencoderKL) -> AutoencoderKL:
 
 
 def random_components(zoo: Zoo, seed: int) -> Components:
-    """A backbone of the zoo's shapes with weights drawn from `seed`; the global RNG is untouched."""
+    """A backbone of the zoo's shapes with weights from `seed`; the global RNG is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(**zoo.unet)
@@ -194,7 +194,7 @@ def random_components(zoo: Zoo, seed: int) -> Components:
 
 
 def empty_components(config: Mapping[str, Any], source: str) -> Components:
-    """Parts of the shapes in `config` (`unet`, `vae`, `text` entries) whose weights follow later."""
+    """Parts of the shapes in `config` (`unet`, `vae`, `text`); their weights follow later."""
     unet = _empty(UNet2DConditionModel.from_config, dict(config["unet"]))
     vae = encoder_only(_empty(AutoencoderKL.from_config, dict(config["vae"])))
     text = config.get("text")

@@ -166,7 +166,7 @@ def test_bad_input_is_named(tiny):
         tiny.encode_image(torch.zeros(1, 3, 100, 64))
     with pytest.raises(TextError, match="sentence 1 of 2"):
         tiny.encode_text(["fine", "  "])
-    with pytest.raises(ConfigError, match="5 tokens.*token_length 16"):
+    with pytest.raises(ConfigError, match=r"5 tokens.*token_length 16"):
         tiny(torch.zeros(1, 4, 8, 8), torch.zeros(1, 5, 64))
     with pytest.raises(ConfigError, match="frozen, finetune, lora"):
         DiffusionBackbone.from_name("tiny", token_length=8, unet_mode="thawed")
