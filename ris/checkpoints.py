@@ -1,0 +1,191 @@
+"""Saving a trained segmenter as a folder (safetensors + config.json), and loading any checkpoint.
+
+Frozen weights that came from elsewhere (a Stable Diffusion folder, say) are not copied: the folder
+names their source and keeps a fingerprint, so that another model's weights are never used silently.
+Random frozen weights have no other home and are saved with the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ris.errors import CheckpointError
+from ris.models import VPDRefer
+from ris.released import load_released
+from vpd import DiffusionBackbone, files, weights
+from vpd.zoo import ZOO
+
+FORMAT = "vpd-ris 1"
+DEFAULT_TEXT = "openai/clip-vit-large-patch14"
+
+
+def save(model: VPDRefer, folder: str | Path, **info: Any) -> None:
+    """Write `model` to `folder`, replacing an older one there only once the new one is complete.
+
+    info: entries for the card in config.json (image_size, scores, data set, ...).
+    """
+    folder = Path(folder)
+    frozen = frozen_names(model) if not model.backbone.source.startswith("random") else set()
+    state = model.state_dict()
+    kept = {name: value.contiguous().cpu() for name, value in state.items() if name not in frozen}
+    config = {
+        "format": FORMAT,
+        "system": "VPDRefer",
+        "backbone": model.backbone.architecture(),
+        "head": model.head_config,
+        "class_weight": list(model.class_weight),
+        "ignore_sentence": model.ignore_sentence,
+        "frozen": {
+            "source": model.backbone.source,
+            "fingerprint": fingerprint({name: state[name] for name in frozen}),
+        }
+        if frozen
+        else None,
+        "info": info,
+    }
+    beside, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    for stale in (beside, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        save_file(kept, beside / "model.safetensors")
+        (beside / "config.json").write_text(json.dumps(config, indent=1, default=str))
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(
+    path: str | Path,
+    *,
+    token_length: int | None = None,
+    weights_source: str | Path | None = None,
+    text: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> VPDRefer:
+    """A segmenter from a folder written by `save`, or from a released VPD `.pth`, in eval mode.
+
+    Args:
+        token_length: what the caller expects; an error names both numbers if it differs.
+        weights_source: where the frozen weights lie here, if not where they lay when saving.
+        text: CLIP text encoder for a released file (default: `openai/clip-vit-large-patch14`).
+        config: for a released file whose number of heads is not 8 (see `load_released`).
+        options: override what the checkpoint says of the backbone (`attention_kernel`, ...).
+
+    Raises:
+        CheckpointError, vpd.WeightsError: name the file and what is wrong.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return load_released(
+            path, config, token_length=token_length, text=text or DEFAULT_TEXT, **options
+        )
+    described = read_config(path)
+    architecture = described["backbone"]
+    settings = {**architecture["options"], **options}
+    if token_length is not None and token_length != settings["token_length"]:
+        raise CheckpointError(
+            f"{path} was trained with token_length {settings['token_length']}, but {token_length} "
+            f"was asked for; pass --token_length {settings['token_length']}"
+        )
+    frozen = described.get("frozen")
+    if frozen:
+        source = str(weights_source or frozen["source"])
+        components = weights.load_components(source, ZOO["sd15"])
+    else:
+        components = weights.empty_components(architecture, architecture["source"])
+    model = VPDRefer(
+        DiffusionBackbone(components, **settings),
+        described["head"],
+        class_weight=described["class_weight"],
+        ignore_sentence=described["ignore_sentence"],
+    )
+    state = files.tensors(files.load(path / "model.safetensors"))
+    allowed = frozen_names(model) if frozen else set()
+    _check_keys(model, state, allowed, path)
+    model.load_state_dict(state, strict=False)
+    if frozen:
+        own = model.state_dict()
+        found = fingerprint({name: own[name] for name in allowed})
+        if found != frozen["fingerprint"]:
+            raise CheckpointError(
+                f"{path} was trained on the frozen weights of {frozen['source']}; those in "
+                f"{source} are others (fingerprint {found[:12]}, not "
+                f"{frozen['fingerprint'][:12]}); pass --weights with the original ones"
+            )
+    return model.eval()
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """config.json of a folder written by `save`. Raises CheckpointError if it is none."""
+    file = Path(path) / "config.json"
+    try:
+        described = json.loads(file.read_text())
+        if described["format"] != FORMAT:
+            raise CheckpointError(f"{file} has format {described['format']!r}, not {FORMAT!r}")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is no checkpoint folder: config.json and model.safetensors are needed"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file} is damaged or no checkpoint's: {error}") from error
+    return described
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and up to 1024 evenly spaced values of every tensor (float32)."""
+    digest = hashlib.sha256()
+    names = {name.replace(".base_layer", ""): name for name in state}
+    for plain in sorted(names):
+        flat = state[names[plain]].detach().flatten()
+        values = flat[:: max(1, flat.numel() // 1024)][:1024].float().cpu().numpy()
+        digest.update(f"{plain}{tuple(state[names[plain]].shape)}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def frozen_names(model: VPDRefer) -> set[str]:
+    """Weights of the text-to-image model that no optimizer step changes."""
+    parts = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
+    return {
+        name
+        for name, value in model.named_parameters(remove_duplicate=True)
+        if name.startswith(parts) and not value.requires_grad
+    }
+
+
+def _check_keys(
+    model: VPDRefer, state: Mapping[str, Tensor], allowed: set[str], path: Path
+) -> None:
+    own = model.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in state and name not in allowed],
+        "unexpected": [name for name in state if name not in own],
+        "wrong shapes": [
+            f"{name} {tuple(value.shape)} for {tuple(own[name].shape)}"
+            for name, value in state.items()
+            if name in own and own[name].shape != value.shape
+        ],
+    }
+    text = "; ".join(
+        f"{label}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if names[5:] else "")
+        for label, names in problems.items()
+        if names
+    )
+    if text:
+        raise CheckpointError(f"{path}/model.safetensors does not fit its config.json; {text}")

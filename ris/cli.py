@@ -1,0 +1,52 @@
+"""The `ris` command: train, test, predict, sheet, score, tokens, convert, shapes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ris.commands import COMMANDS
+from ris.errors import RISError
+from ris.version import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; every command module adds its own part."""
+    main_parser = argparse.ArgumentParser(
+        prog="ris", description="Segment what a sentence refers to, on diffusion features."
+    )
+    main_parser.add_argument("--version", action="version", version=f"ris {__version__}")
+    parts = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        text = (command.__doc__ or "").strip().splitlines()[0]
+        part = parts.add_parser(
+            name,
+            help=text,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(part)
+        part.set_defaults(run=command.run)
+    return main_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Errors of use print one line and give exit code 2; Ctrl-C gives 130."""
+    arguments = parser().parse_args(argv)
+    from refer.errors import ReferError
+    from vpd.errors import VPDError
+
+    try:
+        arguments.run(arguments)
+    except (RISError, ReferError, VPDError) as error:
+        print(f"ris {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ris {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

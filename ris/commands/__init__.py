@@ -1,0 +1,21 @@
+"""One module a command: a docstring (its help), `add_arguments(parser)` and `run(arguments)`.
+
+Heavy imports belong inside `run`: printing help must not load torch.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from ris.commands import convert, predict, score, shapes, sheet, test, tokens, train
+
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "test": test,
+    "predict": predict,
+    "sheet": sheet,
+    "score": score,
+    "tokens": tokens,
+    "convert": convert,
+    "shapes": shapes,
+}

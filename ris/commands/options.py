@@ -1,0 +1,100 @@
+"""Options that several commands share, and the config entries they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from typing import Any
+
+# option -> (config entry, type); names with an underscore are the published ones.
+ENTRIES: dict[str, tuple[str, Any]] = {
+    "--token_length": ("data.token_length", int),
+    "--splitBy": ("data.split_by", str),
+    "--refer_data_root": ("data.root", str),
+    "--image_root": ("data.image_root", str),
+    "--img_size": ("data.image_size", int),
+    "--overlap": ("data.overlap", str),
+    "--workers": ("data.workers", int),
+    "--batch-size": ("schedule.batch_size", int),
+    "--epochs": ("schedule.epochs", int),
+    "--print-freq": ("schedule.print_freq", int),
+    "--val-interval": ("schedule.val_interval", int),
+    "--lr": ("optim.lr", float),
+    "--weight-decay": ("optim.weight_decay", float),
+    "--precision": ("optim.precision", str),
+    "--unet_mode": ("model.backbone.unet_mode", str),
+    "--weights": ("model.backbone.source", str),
+    "--attention": ("model.backbone.attention_kernel", str),
+    "--sentence_batch": ("model.sentence_batch", int),
+    "--output-dir": ("output_dir", str),
+    "--model_id": ("model_id", str),
+    "--seed": ("seed", int),
+}
+SHORT = {"--workers": "-j", "--batch-size": "-b", "--weight-decay": "--wd"}
+HELP = {
+    "--token_length": "tokens a sentence is padded or cut to (default: the data set's)",
+    "--splitBy": "who made the split: unc, umd, google, berkeley, ... (default: the data set's)",
+    "--refer_data_root": "folder with refcoco/, refcoco+/, refcocog/ and images/",
+    "--image_root": "folder with the pictures, where it is not below the data root",
+    "--img_size": "side of the square that pictures are squashed to; a multiple of 64",
+    "--overlap": "pixels under several polygons: 'drop' (published) or 'union'",
+    "--batch-size": "refs a process and step",
+    "--print-freq": "steps between two progress lines",
+    "--precision": "fp32 or bf16 (autocast)",
+    "--unet_mode": "frozen, finetune (the published recipe) or lora",
+    "--weights": "Stable Diffusion: diffusers folder, Hub id, LDM .ckpt or .safetensors",
+    "--attention": "attention kernel: sdpa, xformers or eager",
+    "--sentence_batch": "sentences run through the UNet at once in evaluation",
+    "--output-dir": "folder that receives model_best_<model_id>",
+}
+
+
+def add(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the config options `names`; absent ones leave the config's value alone."""
+    for name in names:
+        entry, kind = ENTRIES[name]
+        flags = [name, *([SHORT[name]] if name in SHORT else [])]
+        parser.add_argument(
+            *flags, dest=entry, type=kind, default=None, metavar="X", help=HELP.get(name, entry)
+        )
+
+
+def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
+    """Which config is taken, and free entries over it."""
+    parser.add_argument("--dataset", default="refcoco", help="data set (default: %(default)s)")
+    parser.add_argument("--config", help="config file, instead of configs/res/<dataset>_...")
+    parser.add_argument(
+        "--backbone", default="sd15", help="sd15, sd21 or tiny (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="any other config entry"
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """{config entry: value} of the options that were given, `--set` last."""
+    from ris.errors import OptionError
+
+    entries = {entry for entry, _ in ENTRIES.values()}
+    found = {k: v for k, v in vars(arguments).items() if k in entries and v is not None}
+    for item in getattr(arguments, "set", []):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise OptionError(f"--set wants ENTRY=VALUE, got {item!r}")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def load_config(arguments: argparse.Namespace) -> Any:
+    """The config these arguments choose, with their overrides."""
+    from ris.engine import settings
+
+    laid_over = overrides(arguments)
+    path = arguments.config or settings.find_config(
+        "res", arguments.dataset, arguments.backbone, laid_over.get("data.image_size")
+    )
+    return settings.load(path, laid_over)

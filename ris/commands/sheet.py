@@ -1,0 +1,63 @@
+"""Draw a sheet of a split's expressions: truth beside prediction."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", help="checkpoint folder or released .pth")
+    parser.add_argument("--dataset", default="refcoco")
+    parser.add_argument("--splitBy")
+    parser.add_argument("--refer_data_root", default="refer/data")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--count", type=int, default=12, help="pictures (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=3)
+    parser.add_argument("--out", default="sheet.png")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from refer import REFER
+    from ris.predictor import Predictor
+
+    refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
+    predictor = Predictor.from_pretrained(arguments.weights)
+    draw(predictor, refer, arguments.split, arguments.count, arguments.columns, arguments.out)
+    print(f"sheet: {arguments.out}")
+
+
+def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: str | Path) -> None:
+    """One tile a picture, evenly taken from the split: truth on the left, prediction right."""
+    import numpy as np
+    from PIL import Image
+
+    from ris.visual import overlay, sheet
+
+    refs = refer.loadRefs(refer.getRefIds(split=split))
+    by_picture = {ref["image_id"]: ref for ref in refs}
+    chosen = list(by_picture.values())[:: max(1, len(by_picture) // count)][:count]
+    tiles = []
+    for ref in chosen:
+        sentence = ref["sentences"][-1]["sent"]
+        predictor.set_image(refer.image_path(ref["image_id"]))
+        picture = np.asarray(predictor.picture)
+        truth = refer.getMask(ref)["mask"].astype(bool)
+        found = predictor.predict(sentence).masks[0]
+        union = (found | truth).sum()
+        iou = (found & truth).sum() / union if union else 0.0
+        left = overlay(picture, [truth], [f"truth: {sentence}"])
+        right = overlay(picture, [found], [f"prediction, IoU {iou:.2f}"], truths=[truth])
+        tile = Image.new(
+            "RGB", (left.width + right.width + 4, max(left.height, right.height)), "white"
+        )
+        tile.paste(left, (0, 0))
+        tile.paste(right, (left.width + 4, 0))
+        tiles.append(tile)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(out.name + ".part")
+    sheet(tiles, columns).save(beside, format="PNG")
+    os.replace(beside, out)

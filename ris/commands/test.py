@@ -1,0 +1,55 @@
+"""Score a checkpoint: the released .pth or a folder written by training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ris.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_choice_of_config(parser)
+    parser.add_argument("--resume", "--checkpoint", dest="checkpoint", required=True,
+                        help="released .pth, or folder with model.safetensors")  # fmt: skip
+    parser.add_argument("--split", default="val", help="val, testA, testB, test, ...")
+    parser.add_argument("--logdir", help="where metrics.json and the records go "
+                        "(default: work_dirs/test/<checkpoint>_<dataset>_<split>)")  # fmt: skip
+    parser.add_argument("--text", help="CLIP text encoder for a released .pth "
+                        "(default: openai/clip-vit-large-patch14)")  # fmt: skip
+    parser.add_argument("--num_heads", type=int, default=8, help="attention heads of a released "
+                        ".pth that is not Stable Diffusion 1.x's 8")  # fmt: skip
+    parser.add_argument("--keep-masks", action="store_true",
+                        help="keep predicted masks in the records, to rescore them")  # fmt: skip
+    names = [
+        "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
+        "--overlap", "--workers", "--weights", "--attention", "--sentence_batch", "--model_id",
+        "--seed", "--batch-size",
+    ]  # fmt: skip
+    options.add(parser, *names)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    config = options.load_config(arguments)
+    from ris.engine.run import evaluate
+
+    checkpoint = Path(arguments.checkpoint)
+    work_dir = arguments.logdir or (
+        f"work_dirs/test/{checkpoint.stem}_{config.data.dataset}_{arguments.split}"
+    )
+    extra = {}
+    if not checkpoint.is_dir():
+        extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
+    elif config.model.backbone.source:
+        extra = {"weights_source": config.model.backbone.source}
+    evaluate(
+        config,
+        str(checkpoint),
+        Path(work_dir),
+        split=arguments.split,
+        device=arguments.device,
+        keep_masks=arguments.keep_masks,
+        attention_kernel=config.model.backbone.attention_kernel,
+        **extra,
+    )
+    print(f"scores and protocol: {work_dir}/metrics.json")

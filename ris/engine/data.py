@@ -1,0 +1,62 @@
+"""From a run's settings to REFER, data sets and loaders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dataset import DefaultSampler
+from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
+from torch.utils.data import DataLoader
+
+from refer import REFER
+
+
+def open_refer(data: dict[str, Any]) -> REFER:
+    """REFER of the settings' data set. Raises the errors of `refer`, which name path and cure."""
+    return REFER(
+        data["root"], data["dataset"], data.get("split_by"), image_root=data.get("image_root")
+    )
+
+
+def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoader:
+    """Refs in a seeded random order, one random sentence each, one pass over refs an epoch."""
+    data = settings["data"]
+    dataset = RefDataset(
+        refer,
+        data["train_split"],
+        size=data["image_size"],
+        sentence_mode=data["train_sentences"],
+        overlap=data["overlap"],
+        text_field=data["text_field"],
+        seed=settings["seed"],
+    )
+    return DataLoader(
+        dataset,
+        batch_size=settings["schedule"]["batch_size"],
+        sampler=DefaultSampler(dataset, shuffle=True, seed=settings["seed"]),
+        num_workers=data["workers"],
+        collate_fn=collate_refs,
+        pin_memory=device == "cuda",
+        drop_last=len(dataset) > settings["schedule"]["batch_size"],
+    )
+
+
+def picture_loader(refer: REFER, split: str, settings: dict[str, Any], device: str) -> DataLoader:
+    """Pictures with all their sentences, each on one rank only."""
+    data = settings["data"]
+    dataset = PictureDataset(
+        refer,
+        split,
+        size=data["image_size"],
+        sentence_mode=data["eval_sentences"],
+        overlap=data["overlap"],
+        text_field=data["text_field"],
+    )
+    return DataLoader(
+        dataset,
+        batch_size=data["eval_pictures"],
+        sampler=DefaultSampler(dataset, shuffle=False, round_up=False),
+        num_workers=data["workers"],
+        collate_fn=collate_pictures,
+        pin_memory=device == "cuda",
+    )

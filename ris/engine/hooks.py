@@ -1,0 +1,138 @@
+"""Hooks: losses logged without a wait per step, epochs told to data sets, the best weights kept,
+overlay pictures drawn, resumable checkpoints without the frozen weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+
+from ris import checkpoints
+from ris.models import VPDRefer
+from ris.visual import overlay
+
+
+def plain_model(runner: Any) -> VPDRefer:
+    """The runner's model without its DDP wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class LazyRuntimeInfoHook(RuntimeInfoHook):
+    """Reads losses from the device once per `interval` steps: a read waits for the device.
+
+    A loss that is not finite raises then, naming the step; the last checkpoint stands.
+    """
+
+    def __init__(self, interval: int) -> None:
+        super().__init__()
+        self.interval = interval
+        self._pending: list[dict[str, Tensor]] = []
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if outputs:
+            self._pending.append(outputs)
+        last = batch_idx + 1 == len(runner.train_dataloader)
+        if last or self.every_n_train_iters(runner, self.interval):
+            self._flush(runner)
+
+    def _flush(self, runner: Any) -> None:
+        for name in self._pending[0] if self._pending else ():
+            values = torch.stack([step[name].detach() for step in self._pending]).tolist()
+            for value in values:
+                if not np.isfinite(value):
+                    raise FloatingPointError(
+                        f"{name} became {value} within the {len(values)} steps before step "
+                        f"{runner.iter + 1}; lower the learning rate, or use --precision fp32"
+                    )
+                runner.message_hub.update_scalar(f"train/{name}", value)
+        self._pending.clear()
+
+
+class EpochHook(Hook):
+    """Tells the data set which epoch it is, so that its random sentences are reproducible."""
+
+    def before_train_epoch(self, runner: Any) -> None:
+        runner.train_dataloader.dataset.set_epoch(runner.epoch)
+
+
+class LeanCheckpointHook(Hook):
+    """Keeps frozen weights out of resume checkpoints, and gives them back when one is read."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        frozen = checkpoints.frozen_names(plain_model(runner))
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        model = plain_model(runner)
+        own = model.state_dict()
+        frozen = checkpoints.frozen_names(model)
+        checkpoint["state_dict"].update({name: own[name] for name in frozen if name in own})
+
+
+class BestWeightsHook(Hook):
+    """Saves the weights whose validation oIoU is the best so far, as the published code does.
+
+    The best score travels in the resume checkpoint (the published code forgets it on resume).
+    """
+
+    priority = "LOW"
+
+    def __init__(self, folder: Path, card: dict[str, Any], key: str = "oIoU") -> None:
+        self.folder, self.card, self.key = folder, card, key
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        score = (metrics or {})[self.key]
+        best = runner.message_hub.runtime_info.get("best_score")
+        if best is not None and score <= best:
+            return
+        runner.message_hub.update_info("best_score", float(score))
+        self._save(runner, float(score))
+
+    @master_only
+    def _save(self, runner: Any, score: float) -> None:
+        checkpoints.save(
+            plain_model(runner), self.folder, **self.card, epoch=runner.epoch, val_oIoU=score
+        )
+        runner.logger.info(f"best {self.key} so far, {score:.2f}: weights saved to {self.folder}")
+
+
+class OverlayHook(Hook):
+    """Each validation, a few pictures: expression, truth (outlined) and prediction (filled)."""
+
+    def __init__(self, folder: Path, pictures: int = 4) -> None:
+        self.folder, self.pictures = folder, pictures
+        self._drawn = 0
+
+    def before_val_epoch(self, runner: Any) -> None:
+        self._drawn = 0
+
+    @master_only
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        batch = data_batch or {}
+        for index in range(len(batch["text"])):
+            if self._drawn >= self.pictures:
+                return
+            if index and batch["picture_index"][index] == batch["picture_index"][index - 1]:
+                continue  # one expression of each picture is enough
+            picture = batch["image"][batch["picture_index"][index]].permute(1, 2, 0).cpu().numpy()
+            truth = batch["masks"][batch["ref_of_text"][index]].cpu().numpy()
+            drawn = overlay(
+                picture, [outputs[index].cpu().numpy()], [batch["text"][index]], truths=[truth]
+            )
+            name = f"val_{self._drawn}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            drawn.save(self.folder / f"epoch{runner.epoch:03d}_{name}.png")
+            runner.visualizer.add_image(name, np.asarray(drawn), step=runner.iter)
+            self._drawn += 1

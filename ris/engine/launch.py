@@ -1,0 +1,61 @@
+"""Process start-up: devices, the process group, and DDP that also works on CPUs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+
+from ris.errors import OptionError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def setup(device: str) -> str:
+    """Choose the device, start the process group under torchrun, return Runner's `launcher`.
+
+    device: `auto` (CUDA when there is one), `cpu` or `cuda`.
+
+    Raises:
+        OptionError: `cuda` was asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"device {device!r} is unknown; choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device cuda was asked for, but torch sees no CUDA device; use 0 GPUs")
+    if device == "cpu" or not torch.cuda.is_available():
+        # mmengine asks torch.cuda for its device; hiding the GPUs is its documented way to the CPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    # pkg_resources' and torch's own deprecation notices drown the progress lines.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+    if "RANK" not in os.environ:
+        return "none"
+    if not dist.is_initialized():
+        if torch.cuda.is_available() and device != "cpu":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl", timeout=TIMEOUT)
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+    return "pytorch"
+
+
+@MODEL_WRAPPERS.register_module()
+class RefDDP(MMDistributedDataParallel):
+    """mmengine's DDP, without `device_ids` on CPUs, where torch refuses them."""
+
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+        on_cpu = next(module.parameters()).device.type == "cpu"
+        super().__init__(
+            module=module,
+            device_ids=None if on_cpu else device_ids,
+            broadcast_buffers=False,
+            find_unused_parameters=False,
+            **kwargs,
+        )

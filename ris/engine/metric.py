@@ -1,0 +1,91 @@
+"""`refer.evaluation`'s RES evaluator as an mmengine metric over all processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
+
+from refer.evaluation import ResEvaluator, ResProtocol, save_records, table
+
+
+class ResMetric(BaseMetric):
+    """P@X, oIoU and mIoU of predicted masks; records and table are written by the first rank.
+
+    Args:
+        protocol: how predictions become scores.
+        header: what the record file says of the run (data set, split, data hash, model).
+        records: file for the per-item records, or None.
+        keep_masks: also keep each predicted mask as COCO RLE, so that other resolutions and
+            overlap rules can be scored later.
+        on_scores: called on the first rank with the scores of a finished evaluation.
+    """
+
+    def __init__(
+        self,
+        protocol: ResProtocol,
+        header: dict[str, Any],
+        records: Path | None = None,
+        keep_masks: bool = False,
+        on_scores: Callable[[dict[str, Any], float], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.protocol, self.header, self.records = protocol, header, records
+        self.keep_masks, self.on_scores = keep_masks, on_scores
+        self._fresh()
+
+    def _fresh(self) -> None:
+        label = f"{self.header.get('dataset', '')} {self.header.get('split', '')}"
+        self.evaluator = ResEvaluator(self.protocol, label)
+        self.started: float | None = None
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        """data_samples: one bool mask [H, W] a sentence of the batch, on the model's device."""
+        if self.started is None:
+            self.started = time.monotonic()
+        pred = torch.stack(list(data_samples))
+        which = data_batch["ref_of_text"]
+        truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()[which.to(pred.device)]
+        # Four integer sums a sentence are all that leaves the device.
+        counts = torch.stack(
+            [(pred & truth).sum((1, 2)), (pred | truth).sum((1, 2)), pred.sum((1, 2)),
+             truth.sum((1, 2))]
+        ).tolist()  # fmt: skip
+        self.evaluator.update_counts(
+            *counts,
+            ref_ids=[data_batch["ref_ids"][i] for i in which.tolist()],
+            sent_ids=data_batch["sent_ids"],
+            image_ids=[data_batch["image_ids"][i] for i in data_batch["picture_index"].tolist()],
+            sentence_index=data_batch["sentence_index"],
+            masks=pred.cpu().numpy() if self.keep_masks else None,
+        )
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Merge the ranks' evaluators; every rank gets the same scores."""
+        merged = self.evaluator
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            states: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(states, self.evaluator.state())
+            merged = ResEvaluator(self.protocol, self.evaluator.label)
+            for state in states:
+                merged.merge(ResEvaluator.from_state(self.protocol, state))
+        seconds = time.monotonic() - (self.started or time.monotonic())
+        scores = merged.compute()
+        if is_main_process():
+            if self.records is not None:
+                save_records(self.records, merged.records, self.header, self.protocol)
+            print(table([(str(self.header.get("split", "")), scores)]), flush=True)
+            if self.on_scores is not None:
+                self.on_scores(scores, seconds)
+        self._fresh()
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Unused: `evaluate` merges evaluators instead of result lists."""
+        raise AssertionError("ResMetric.evaluate does the work")

@@ -1,0 +1,277 @@
+"""Training and testing a system from its settings. One loop for every task."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.evaluator import Evaluator
+from torch.utils.data import DataLoader
+
+from refer.evaluation import PROTOCOLS
+from ris import checkpoints
+from ris.engine import curves, data, hooks, launch, optim, report, resume
+from ris.engine.metric import ResMetric
+from ris.engine.quiet import QuietRunner
+from ris.models import VPDRefer
+from vpd import DiffusionBackbone
+
+
+def train(
+    config: Config, work_dir: Path, *, device: str = "auto", resume_from: str | None = None
+) -> dict[str, Any]:
+    """Train, validate as scheduled, keep the best weights; returns the content of metrics.json."""
+    started = time.time()
+    launcher = launch.setup(device)
+    resume.make_checkpoints_safe()
+    kind = _device_kind(device)
+    settings = config.to_dict()
+    refer = data.open_refer(settings["data"])
+    torch.manual_seed(config.seed)
+    model = build_model(settings)
+    train_data = data.train_loader(refer, settings, kind)
+    val_data = data.picture_loader(refer, config.data.val_split, settings, kind)
+    schedule = config.schedule
+    best = best_folder(config)
+    card = {"image_size": config.data.image_size, **_identity(config)}
+    scores: dict[str, Any] = {}
+
+    def keep(result: dict[str, Any], seconds: float) -> None:
+        scores.clear()
+        scores.update(result, seconds=seconds)
+
+    metric = _metric(config, val_data, work_dir, keep)
+    steps = schedule.epochs * len(train_data)
+    runner = _runner(
+        config,
+        work_dir,
+        launcher,
+        model,
+        train_dataloader=train_data,
+        val_dataloader=val_data,
+        val_evaluator=Evaluator(metric),
+        train_cfg={
+            "by_epoch": True,
+            "max_epochs": schedule.epochs,
+            "val_interval": schedule.val_interval,
+        },
+        val_cfg={},
+        optim_wrapper=optim.build_optimizer(model, settings["optim"], kind),
+        param_scheduler=[optim.poly_schedule(steps, config.optim.power)],
+        custom_hooks=[
+            hooks.EpochHook(),
+            hooks.LeanCheckpointHook(),
+            hooks.BestWeightsHook(best, card),
+            hooks.OverlayHook(work_dir / "overlays"),
+        ],
+        load_from=resume.resolve(resume_from, work_dir),
+        resume=bool(resume_from),
+    )
+    _describe(runner, config, model, train_data, val_data)
+    runner.train()
+    result = {
+        **_result(config, scores, val_data, started),
+        "best_val_oIoU": runner.message_hub.runtime_info.get("best_score"),
+        "best_weights": str(best),
+        "epochs": schedule.epochs,
+        "optimizer_steps": steps // config.optim.accumulate,
+        "train_refs": len(train_data.dataset),
+        "train_data_hash": train_data.dataset.data_hash,
+        "total_batch": schedule.batch_size * get_world_size() * config.optim.accumulate,
+    }
+    if is_main_process():
+        report.write_json(work_dir / "metrics.json", result)
+        curves.draw(work_dir)
+    return result
+
+
+def evaluate(
+    config: Config,
+    checkpoint: str,
+    work_dir: Path,
+    *,
+    split: str,
+    device: str = "auto",
+    keep_masks: bool = False,
+    **load_options: Any,
+) -> dict[str, Any]:
+    """Score a checkpoint on a split; writes metrics.json and records_<split>.jsonl."""
+    started = time.time()
+    launcher = launch.setup(device)
+    resume.make_checkpoints_safe()
+    settings = config.to_dict()
+    refer = data.open_refer(settings["data"])
+    model = checkpoints.load(checkpoint, token_length=config.data.token_length, **load_options)
+    model.sentence_batch = config.model.sentence_batch
+    loader = data.picture_loader(refer, split, settings, _device_kind(device))
+    scores: dict[str, Any] = {}
+
+    def keep(result: dict[str, Any], seconds: float) -> None:
+        scores.update(result, seconds=seconds)
+
+    metric = _metric(config, loader, work_dir, keep, keep_masks)
+    runner = _runner(
+        config,
+        work_dir,
+        launcher,
+        model,
+        test_dataloader=loader,
+        test_evaluator=Evaluator(metric),
+        test_cfg={},
+    )
+    runner.test()
+    result = {**_result(config, scores, loader, started), "checkpoint": str(checkpoint)}
+    if is_main_process():
+        report.write_json(work_dir / "metrics.json", result)
+    return result
+
+
+def build_model(settings: dict[str, Any]) -> VPDRefer:
+    """The untrained system of the settings: backbone from its source, fresh head and adapter."""
+    model = dict(settings["model"])
+    backbone = dict(model.pop("backbone"))
+    name, source = backbone.pop("name"), backbone.pop("source")
+    return VPDRefer(
+        DiffusionBackbone.from_name(
+            name,
+            source,
+            seed=settings["seed"],
+            token_length=settings["data"]["token_length"],
+            **backbone,
+        ),
+        **model,
+    )
+
+
+def best_folder(config: Config) -> Path:
+    """Where the best weights go: <output_dir>/model_best_<model_id>, as published."""
+    return Path(config.output_dir) / f"model_best_{config.model_id or config.data.dataset}"
+
+
+def _runner(
+    config: Config, work_dir: Path, launcher: str, model: VPDRefer, **parts: Any
+) -> QuietRunner:
+    interval = config.schedule.print_freq
+    return QuietRunner(
+        model=model,
+        work_dir=str(work_dir),
+        launcher=launcher,
+        default_hooks={
+            "runtime_info": hooks.LazyRuntimeInfoHook(interval),
+            "logger": {"type": "LoggerHook", "interval": interval, "log_metric_by_epoch": False},
+            "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2},
+        },
+        visualizer={
+            "type": "Visualizer",
+            "name": f"visualizer_{time.monotonic_ns()}",
+            "vis_backends": [{"type": "ScalarLog"}, {"type": "TensorboardVisBackend"}],
+        },
+        log_processor={"by_epoch": True, "window_size": interval},
+        experiment_name=f"{work_dir.name}_{time.monotonic_ns()}",
+        randomness={"seed": config.seed, "deterministic": config.deterministic},
+        env_cfg={"cudnn_benchmark": not config.deterministic},
+        cfg={
+            "settings": config.to_dict(),
+            "model_wrapper_cfg": {"type": "RefDDP"},
+            "sync_bn": "torch" if torch.cuda.is_available() else None,
+        },
+        **parts,
+    )
+
+
+def _metric(
+    config: Config, loader: DataLoader, work_dir: Path, keep: Any, keep_masks: bool = False
+) -> ResMetric:
+    split = loader.dataset.split
+    header = {
+        **_identity(config),
+        "split": split,
+        "data_hash": loader.dataset.data_hash,
+        "image_size": config.data.image_size,
+    }
+    return ResMetric(
+        _protocol(config),
+        header,
+        records=work_dir / f"records_{split}.jsonl",
+        keep_masks=keep_masks,
+        on_scores=keep,
+    )
+
+
+def _protocol(config: Config) -> Any:
+    from dataclasses import replace
+
+    size = config.data.image_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return replace(
+        PROTOCOLS[config.protocol],
+        resolution=f"{height}x{width}",
+        sentence_mode=config.data.eval_sentences,
+        overlap=config.data.overlap,
+    )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return {
+        "task": config.task,
+        "dataset": config.data.dataset,
+        "split_by": config.data.split_by,
+        "token_length": config.data.token_length,
+        "model_id": config.model_id or config.data.dataset,
+    }
+
+
+def _result(
+    config: Config, scores: dict[str, Any], loader: DataLoader, started: float
+) -> dict[str, Any]:
+    evaluated = loader.dataset
+    return {
+        **_identity(config),
+        "split": evaluated.split,
+        "scores": {name: value for name, value in scores.items() if name != "seconds"},
+        "protocol": _protocol(config).describe(),
+        "data_hash": evaluated.data_hash,
+        "counts": {"pictures": len(evaluated)},
+        "seconds": {
+            "total": round(time.time() - started, 2),
+            "evaluation": round(scores.get("seconds", 0.0), 2),
+        },
+        "peak_memory": report.peak_memory(),
+        "world_size": get_world_size(),
+        "environment": report.environment(),
+        "settings": config.to_dict(),
+    }
+
+
+def _describe(
+    runner: QuietRunner,
+    config: Config,
+    model: VPDRefer,
+    train_data: DataLoader,
+    val_data: DataLoader,
+) -> None:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    runner.logger.info(
+        f"{config.data.dataset}: {len(train_data.dataset)} refs to train on, "
+        f"{len(val_data.dataset)} pictures to validate on; "
+        f"backbone {model.backbone.source}, unet_mode {model.backbone.unet_mode}; "
+        f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
+    )
+    per_gpu, ranks, accumulate = (
+        config.schedule.batch_size,
+        get_world_size(),
+        config.optim.accumulate,
+    )
+    runner.logger.info(
+        f"batch {per_gpu} a process x {ranks} processes x {accumulate} accumulated = "
+        f"{per_gpu * ranks * accumulate} in total, learning rate {config.optim.lr}"
+    )
+
+
+def _device_kind(device: str) -> str:
+    return "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"

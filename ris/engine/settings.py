@@ -1,0 +1,77 @@
+"""A run's settings: a config file, with command-line options laid over it, checked before work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from refer.catalog import default_token_length
+from refer.evaluation import PROTOCOLS
+
+from ris.errors import OptionError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Path:
+    """configs/<task>/<dataset>_<backbone>_<size>.py; without a size, the only or smallest one.
+
+    Raises:
+        OptionError: there is no such config; the message lists those of the data set.
+    """
+    folder = CONFIGS / task
+    sizes = {
+        int(path.stem.rsplit("_", 1)[1]): path for path in folder.glob(f"{dataset}_{backbone}_*.py")
+    }
+    if size in sizes:
+        return sizes[size]
+    if sizes:  # another size is one changed number: the option is laid over the config
+        return sizes[min(sizes)]
+    known = sorted(path.stem for path in folder.glob("*.py"))
+    raise OptionError(
+        f"no config {task}/{dataset}_{backbone}_*.py; there are {', '.join(known) or 'none'}; "
+        "name another --backbone or data set, or pass --config FILE"
+    )
+
+
+def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a config, lay `overrides` ({'data.image_size': 256}) over it, check and complete it.
+
+    Raises:
+        OptionError: a missing file, an unknown entry, or a value outside its range.
+    """
+    if not Path(path).is_file():
+        raise OptionError(f"config {path} does not exist")
+    config = Config.fromfile(str(path))
+    known = set(_flat(config.to_dict()))
+    for name in overrides or {}:
+        # Below `head` every head has entries of its own.
+        if name not in known and not name.startswith("model.head."):
+            raise OptionError(
+                f"config entry {name!r} is unknown; {path} has {', '.join(sorted(known))}"
+            )
+    config.merge_from_dict(dict(overrides or {}))
+    data = config.data
+    if data.token_length is None:
+        data.token_length = default_token_length(data.dataset)
+    sides = data.image_size if isinstance(data.image_size, (list, tuple)) else [data.image_size]
+    if any(side < 64 or side % 64 for side in sides):
+        raise OptionError(f"image size {data.image_size} must be a multiple of 64, at least 64")
+    if not 3 <= data.token_length <= 77:
+        raise OptionError(f"token length {data.token_length} is outside 3 to 77 (CLIP's limit)")
+    if config.protocol not in PROTOCOLS:
+        raise OptionError(f"protocol {config.protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
+    for name in ("batch_size", "epochs", "val_interval"):
+        if config.schedule[name] < 1:
+            raise OptionError(f"{name} must be 1 or more, got {config.schedule[name]}")
+    return config
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat[prefix + name] = value
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+    return flat

@@ -1,0 +1,47 @@
+"""Heads turn a feature pyramid into predictions; `build_head` picks one by its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ris.errors import OptionError
+from ris.heads.vpd_decoder import VPDDecoder
+from ris.mmseg_compat import head_class
+
+HEADS: dict[str, type[nn.Module]] = {"VPDDecoder": VPDDecoder}
+
+
+def build_head(config: Mapping[str, Any], in_channels: Sequence[int]) -> nn.Module:
+    """The mask head `config['type']` over a pyramid of `in_channels` (finest level first).
+
+    `mmseg.NAME` takes a decode head of mmsegmentation; its `in_channels`, `in_index` and
+    `num_classes` are filled in, and a head for one level names it with `in_index=<int>`.
+
+    Raises:
+        OptionError: an unknown type, or arguments that the head refuses.
+    """
+    arguments = dict(config)
+    name = arguments.pop("type", None)
+    if isinstance(name, str) and name.startswith("mmseg."):
+        build: type[nn.Module] = head_class(name.removeprefix("mmseg."))
+        index = arguments.setdefault("in_index", list(range(len(in_channels))))
+        arguments.setdefault("num_classes", 2)
+        arguments.setdefault("align_corners", False)
+        chosen = in_channels[index] if isinstance(index, int) else [in_channels[i] for i in index]
+        arguments["in_channels"] = chosen
+    elif name in HEADS:
+        build = HEADS[name]
+        arguments["in_channels"] = in_channels
+    else:
+        known = ", ".join([*HEADS, "mmseg.<any decode head>"])
+        raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
+    try:
+        return build(**arguments)
+    except (TypeError, AssertionError) as error:
+        raise OptionError(f"head {name} cannot be built with {arguments}: {error}") from error
+
+
+__all__ = ["HEADS", "VPDDecoder", "build_head"]

@@ -1,0 +1,165 @@
+"""`VPDRefer`: backbone, mask head and loss as one model that mmengine's Runner can drive.
+
+Shapes: P pictures, B (picture, sentence) pairs, T tokens, H W pixels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from refer.transforms import normalise
+from torch import Tensor, nn
+
+from ris.errors import OptionError
+from ris.heads import build_head
+from ris.losses import WeightedCrossEntropy
+from vpd import DiffusionBackbone, FeaturePyramid
+
+
+class PicturePreprocessor(BaseDataPreprocessor):
+    """Moves a batch to the model's device and turns uint8 pictures into floats in [-1, 1] there."""
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        data = self.cast_data(data)
+        if data["image"].dtype == torch.uint8:
+            data["image"] = normalise(data["image"])
+        return data
+
+
+class VPDRefer(BaseModel):
+    """Referring segmenter: diffusion features and cross-attention maps under a light mask head.
+
+    Args:
+        backbone: the feature extractor.
+        head: config of the mask head (`type='VPDDecoder'` or `type='mmseg.<head>'`).
+        class_weight: loss weights of background and referred pixels.
+        sentence_batch: pairs run through the UNet at once when predicting.
+        latent_cache_mb: latents of training pictures kept in memory, by picture id; 0 keeps none.
+            The picture is never augmented and the VAE never trained, so they cannot go stale.
+        ignore_sentence: every expression is read as the same word, which shows how far the
+            picture alone leads.
+    """
+
+    def __init__(
+        self,
+        backbone: DiffusionBackbone,
+        head: Mapping[str, Any] | None = None,
+        *,
+        class_weight: Sequence[float] = (0.9, 1.1),
+        sentence_batch: int = 8,
+        latent_cache_mb: int = 0,
+        ignore_sentence: bool = False,
+    ) -> None:
+        super().__init__(data_preprocessor=PicturePreprocessor())
+        if sentence_batch < 1:
+            raise OptionError(f"sentence_batch must be 1 or more, got {sentence_batch}")
+        self.backbone = backbone
+        self.head_config = dict(head or {"type": "VPDDecoder"})
+        self.head: nn.Module = build_head(self.head_config, backbone.channels)
+        self.loss = WeightedCrossEntropy(class_weight)
+        self.class_weight = tuple(class_weight)
+        self.sentence_batch = sentence_batch
+        self.ignore_sentence = ignore_sentence
+        self.latent_cache_bytes = latent_cache_mb * 2**20
+        self._latents: OrderedDict[int, Tensor] = OrderedDict()
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Sequence[str] | Tensor,
+        mask: Tensor | None = None,
+        mode: str = "tensor",
+        image_id: Sequence[int] | None = None,
+        picture_index: Tensor | None = None,
+        **unused: Any,
+    ) -> Any:
+        """What mmengine's loops call; `unused` takes the ids that only the evaluator reads.
+
+        image float [P, 3, H, W] in [-1, 1]; text B sentences or features [B, T, D]; mask uint8
+        [B, H, W]; picture_index int64 [B] into the pictures (absent: P equals B).
+
+        mode `loss` -> {'loss': scalar}; `predict` -> bool masks [B, H, W]; `tensor` -> logits
+        float [B, 2, H, W].
+        """
+        if mode == "loss":
+            if mask is None:
+                raise OptionError("mode 'loss' needs the masks of the batch")
+            latent = self._cached_latent(image, image_id)
+            return {"loss": self.loss(self.logits(latent, text, image.shape[-2:]), mask)}
+        latent = self.backbone.encode_image(image)
+        if mode == "predict":
+            return self.predict(latent, text, image.shape[-2:], picture_index)
+        if mode == "tensor":
+            return self.logits(latent, text, image.shape[-2:], picture_index)
+        raise OptionError(f"mode {mode!r} is unknown; choose loss, predict or tensor")
+
+    def logits(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None = None,
+    ) -> Tensor:
+        """latent [P, c, h, w], B sentences or features [B, T, D] -> logits [B, 2, *size]."""
+        return self.upsample(self.head(self.pyramid(latent, text, picture_index).joined()), size)
+
+    def pyramid(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        picture_index: Tensor | None = None,
+    ) -> FeaturePyramid:
+        """The feature pyramid and maps of B pairs (see `vpd.FeaturePyramid`)."""
+        return self.backbone(latent, self._text(text).to(latent.dtype), picture_index)
+
+    def _text(self, text: Sequence[str] | Tensor) -> Tensor:
+        if isinstance(text, Tensor):
+            return text
+        return self.backbone.encode_text(["object"] * len(text) if self.ignore_sentence else text)
+
+    @staticmethod
+    def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+        """Bilinear with corners aligned, as published: [B, 2, h, w] -> [B, 2, *size]."""
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None = None,
+    ) -> Tensor:
+        """bool [B, *size]: argmax of the two channels, `sentence_batch` pairs at a time."""
+        text = self._text(text)
+        if picture_index is None:
+            picture_index = torch.arange(len(text), device=latent.device) % len(latent)
+        picture_index = picture_index.to(latent.device)
+        parts = []
+        for start in range(0, len(text), self.sentence_batch):
+            part = slice(start, start + self.sentence_batch)
+            # Only the pictures of this part: the UNet's picture-only work runs once for each.
+            pictures, index = picture_index[part].unique(return_inverse=True)
+            logits = self.logits(latent[pictures], text[part], size, index)
+            parts.append(logits[:, 1] > logits[:, 0])
+        return torch.cat(parts)
+
+    def _cached_latent(self, image: Tensor, image_id: Sequence[int] | None) -> Tensor:
+        if image_id is None or not self.latent_cache_bytes:
+            return self.backbone.encode_image(image)
+        ids = [int(i) for i in image_id]
+        fresh = [n for n, i in enumerate(ids) if i not in self._latents]
+        found = {i: self._latents[i] for i in ids if i in self._latents}
+        if fresh:
+            encoded = self.backbone.encode_image(image[fresh])
+            found.update({ids[n]: latent for n, latent in zip(fresh, encoded, strict=True)})
+        size = next(iter(found.values())).nbytes
+        for i in ids:
+            if (len(self._latents) + 1) * size <= self.latent_cache_bytes:
+                self._latents.setdefault(i, found[i].cpu())
+        return torch.stack([found[i].to(image.device) for i in ids])

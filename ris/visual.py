@@ -1,0 +1,98 @@
+"""Drawing masks on pictures: colours told apart with any colour vision, a legend, outlines.
+
+Shapes: H W pixels of the picture.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito's palette, black left out: distinct under every common colour-vision deficiency.
+PALETTE = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+ALPHA = 0.5
+
+
+def overlay(
+    picture: np.ndarray,
+    masks: Sequence[np.ndarray],
+    labels: Sequence[str],
+    truths: Sequence[np.ndarray] = (),
+) -> Image.Image:
+    """Fill each mask in its colour, outline it, and write the legend below the picture.
+
+    Args:
+        picture: uint8 [H, W, 3] RGB.
+        masks: bool or {0, 1} [H, W] each.
+        labels: one expression a mask.
+        truths: optional true masks, drawn as white outlines.
+
+    Returns:
+        RGB picture, as wide as the input (at least 256), the legend below.
+    """
+    canvas = picture.astype(np.float32)
+    colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
+    for mask, colour in zip(masks, colours, strict=True):
+        inside = mask.astype(bool)
+        canvas[inside] = (1 - ALPHA) * canvas[inside] + ALPHA * np.array(colour)
+    # OpenCV draws into row-major memory only.
+    drawn = np.ascontiguousarray(canvas.round().clip(0, 255).astype(np.uint8))
+    thickness = max(1, round(max(drawn.shape[:2]) / 256))
+    for mask, colour in zip(masks, colours, strict=True):
+        _outline(drawn, mask, colour, thickness)
+    for truth in truths:
+        _outline(drawn, truth, (255, 255, 255), thickness)
+    return _with_legend(Image.fromarray(drawn), list(zip(labels, colours, strict=True)))
+
+
+def sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """The tiles side by side, `columns` a row, on white."""
+    width = max(tile.width for tile in tiles)
+    height = max(tile.height for tile in tiles)
+    rows = -(-len(tiles) // columns)
+    page = Image.new("RGB", (columns * (width + 8) + 8, rows * (height + 8) + 8), "white")
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        page.paste(tile, (8 + column * (width + 8), 8 + row * (height + 8)))
+    return page
+
+
+def _outline(
+    drawn: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], thickness: int
+) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, colour, thickness)
+
+
+def _with_legend(
+    picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]
+) -> Image.Image:
+    width = max(picture.width, 256)
+    size = max(12, width // 40)
+    font = ImageFont.load_default(size)
+    line = round(size * 1.4)
+    letters = max(8, int((width - 2 * line) / (size * 0.55)))
+    rows = [(textwrap.wrap(label, letters) or [""], colour) for label, colour in entries]
+    height = sum(len(lines) for lines, _ in rows) * line + 6
+    page = Image.new("RGB", (width, picture.height + height), "white")
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    top = picture.height + 3
+    for lines, colour in rows:
+        draw.rectangle((4, top + 2, 4 + size, top + 2 + size), fill=colour)
+        for text in lines:
+            draw.text((10 + size, top), text, fill="black", font=font)
+            top += line
+    return page

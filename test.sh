@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Score a checkpoint: bash test.sh DATASET CHECKPOINT [options of `ris test`]
+#   bash test.sh refcoco  vpd_ris_refcoco.pth --token_length 40 --split testA
+#   bash test.sh refcocog vpd_ris_gref.pth    --token_length 77 --splitBy umd
+# NUM_GPUS (environment, default 1) shards the split over GPUs; without a GPU the CPU is used.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+  sed -n '2,5s/^# //p' "$0" >&2
+  exit 2
+fi
+dataset=$1 checkpoint=$2
+shift 2
+here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
+python=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python)}
+gpus=${NUM_GPUS:-1}
+if [ "$gpus" -gt 1 ]; then
+  launch=("$python" -m torch.distributed.run --nproc_per_node "$gpus"
+    --master_port "${MASTER_PORT:-29500}" -m ris.cli)
+else
+  launch=("$python" -m ris.cli)
+fi
+exec "${launch[@]}" test --dataset "$dataset" --checkpoint "$checkpoint" "$@"

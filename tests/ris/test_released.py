@@ -1,0 +1,238 @@
+"""The released checkpoints: parity with the published code, round trips, and clear refusals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ris.engine.optim import parameter_groups
+from ris.errors import CheckpointError
+from ris.models import VPDRefer
+from ris.released import load_released, released_names, released_state, save_released
+from vpd import DiffusionBackbone, WeightsError, files
+from vpd.weights import Components, encoder_only
+from vpd.zoo import ZOO
+
+HEADS = {"num_heads": 4}
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def forward_all(model: VPDRefer, golden: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    image, text = golden["image"].to(dtype), golden["text"].to(dtype)
+    with torch.no_grad():
+        latent = model.backbone.encode_image(image)
+        pyramid = model.pyramid(latent, text)
+        joined = pyramid.joined()
+        low = model.head(joined)
+        return {
+            "latents": latent,
+            "context": model.backbone.adapter(text),
+            "attn32": pyramid.maps[1],
+            "attn16": pyramid.maps[2],
+            **dict(zip(("feat64", "feat32", "feat16", "feat8"), joined, strict=True)),
+            "logits_low": low,
+            "logits": model(image, text),
+        }
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_outputs_equal_the_published_code(released_file, golden, kernel):
+    model = load_released(released_file, golden["config"], attention_kernel=kernel)
+    for name, value in forward_all(model, golden, torch.float32).items():
+        assert relative(value, golden[name]) < 1e-5, name
+
+
+def test_outputs_in_float64(released_file, golden):
+    model = load_released(released_file, HEADS).double()
+    found = forward_all(model, golden, torch.float64)["logits"]
+    # The golden was stored rounded to float32: rounding ours the same way must give its bits,
+    # up to the few values that sit on a rounding boundary.
+    expected = golden["float64_logits"]
+    assert relative(found, expected.double()) < 6e-8
+    assert (found.float() != expected).float().mean() < 1e-3
+
+
+def test_the_shared_checkpoint_gives_the_same_tensors(shared, released_state):
+    real = files.tensors(files.load(shared / "golden" / "tiny_t12_ckpt.pth"), "model")
+    assert set(real) == set(released_state)
+    for key, value in real.items():
+        assert torch.equal(value, released_state[key]), key
+
+
+def test_three_training_steps_equal_the_published_code(released_file, golden):
+    model = load_released(released_file, HEADS, unet_mode="finetune").train()
+    groups = parameter_groups(model, golden["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, lr=golden["base_lr"])
+    names = {own: released for released, own in released_names(model).items()}
+    losses, norms, gradients = [], {}, {}
+    for step in range(3):
+        loss = model(golden["image"], golden["text"], golden["target"], mode="loss")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            for own, parameter in model.named_parameters():
+                if own in names:
+                    gradients[names[own]] = parameter.grad
+                    norms[names[own]] = None if parameter.grad is None else parameter.grad.norm()
+        optimizer.step()
+        rate = golden["base_lr"] * (1 - (step + 1) / golden["total_its"]) ** 0.9
+        assert rate == pytest.approx(golden["lr"][step], rel=1e-12)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    assert losses == pytest.approx(golden["loss"], rel=1e-6)
+    assert set(norms) == set(golden["grad_norm"])
+    for name, expected in golden["grad_norm"].items():
+        if expected is None:
+            assert norms[name] is None, f"{name} must get no gradient"
+        else:
+            assert float(norms[name]) == pytest.approx(expected, rel=2e-3, abs=1e-7), name
+    after = released_state(model)
+    for name, expected in golden.items():
+        if name.startswith("grad/"):
+            assert relative(gradients[name[5:]], expected) < 1e-4, name
+        if name.startswith("after/"):
+            assert relative(after[name[6:]].double(), expected.double()) < 1e-5, name
+    for name, expected in golden["param_after3_l2"].items():
+        assert after[name].double().norm().item() == pytest.approx(expected, rel=2e-5), name
+
+
+def test_attached_maps_are_another_recipe(released_file, golden):
+    """The option exists, and shows which of the two loss curves is the published one."""
+    model = load_released(released_file, HEADS, unet_mode="finetune", map_gradient=True).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-2), lr=golden["base_lr"])
+    for step in range(3):
+        loss = model(golden["image"], golden["text"], golden["target"], mode="loss")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = golden["base_lr"] * (1 - (step + 1) / golden["total_its"]) ** 0.9
+    attached, published = golden["loss_if_maps_attached"][2], golden["loss"][2]
+    assert abs(loss.item() - attached) < abs(loss.item() - published)
+
+
+def test_every_released_key_maps_to_a_parameter_and_back(released_keys):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    sd = ZOO["sd15"]
+    with torch.device("meta"):
+        components = Components(
+            UNet2DConditionModel(**sd.unet), encoder_only(AutoencoderKL(**sd.vae)), None, None, "x"
+        )
+        model = VPDRefer(DiffusionBackbone(components, token_length=40))
+    state = released_state(model)
+    assert {name: tuple(value.shape) for name, value in state.items()} == released_keys
+    own = released_names(model)
+    assert len(set(own.values())) == len(released_keys) == 839
+    assert set(own.values()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize(("width", "length", "heads"), [(32, 9, 2), (64, 20, 8), (32, 77, 1)])
+def test_other_widths_and_token_lengths(tmp_path, width, length, heads):
+    sd = ZOO["tiny"]
+    unet = {
+        **sd.unet,
+        "block_out_channels": (width, width, 2 * width, 2 * width),
+        "layers_per_block": 2,
+        "attention_head_dim": heads,
+        "cross_attention_dim": 48,
+    }
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    vae = {**sd.vae, "block_out_channels": (32, 32, 64, 64), "norm_num_groups": 32}
+    torch.manual_seed(1)
+    components = Components(
+        UNet2DConditionModel(**unet), encoder_only(AutoencoderKL(**vae)), None, None, "random"
+    )
+    model = VPDRefer(DiffusionBackbone(components, token_length=length)).eval()
+    save_released(model, tmp_path / "model.pth")
+    again = load_released(tmp_path / "model.pth", {"num_heads": heads}, token_length=length)
+    image, text = torch.randn(1, 3, 64, 128), torch.randn(1, length, 48)
+    assert torch.equal(model(image, text), again(image, text))
+
+
+def test_round_trip_keeps_every_bit(released_file, released_state, tmp_path):
+    save_released(load_released(released_file, HEADS), tmp_path / "again.pth")
+    again = files.tensors(files.load(tmp_path / "again.pth"), "model")
+    assert set(again) == set(released_state)
+    assert all(torch.equal(again[key], value) for key, value in released_state.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["again.pth"]
+
+
+def test_wrong_token_length_names_both(released_file):
+    with pytest.raises(CheckpointError, match=r"token_length 12, but 40 was asked"):
+        load_released(released_file, HEADS, token_length=40)
+
+
+def test_wrong_heads_and_contradicting_config(released_file, golden):
+    with pytest.raises(WeightsError, match="num_heads=5"):
+        load_released(released_file, {"num_heads": 5})
+    with pytest.raises(CheckpointError, match=r"vae_ch=128.*tensors say 32"):
+        load_released(released_file, {**golden["config"], "vae_ch": 128})
+    with pytest.raises(CheckpointError, match="num_head are unknown"):
+        load_released(released_file, {"num_head": 4})
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        ("classifier.bn1_3.weight", "missing keys: classifier.bn1_3.weight"),
+        ("unet.unet.diffusion_model.out.0.bias", "missing keys: out.0.bias"),
+        ("encoder_vq.quant_conv.bias", "missing keys: quant_conv.bias"),
+        ("gamma", "gamma"),
+    ],
+)
+def test_missing_keys_are_named(released_state, tmp_path, key, match):
+    state = {name: value for name, value in released_state.items() if name != key}
+    torch.save({"model": state}, tmp_path / "part.pth")
+    with pytest.raises((CheckpointError, WeightsError), match=match):
+        load_released(tmp_path / "part.pth", HEADS)
+
+
+def test_unexpected_and_misshapen_keys_are_named(released_state, tmp_path):
+    state = dict(released_state)
+    state["classifier.conv9_9.weight"] = torch.zeros(1)
+    state["text_adapter.fc.0.bias"] = torch.zeros(31)
+    torch.save({"model": state}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"classifier\.conv9_9\.weight") as caught:
+        load_released(tmp_path / "odd.pth", HEADS)
+    assert "text_adapter.fc.0.bias is (31,), expected (32,)" in str(caught.value)
+
+
+def test_damaged_and_hostile_files(released_file, tmp_path):
+    whole = released_file.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "page.pth").write_text("<html>quota exceeded</html>")
+    for name in ("cut.pth", "empty.pth", "page.pth", "absent.pth"):
+        with pytest.raises(WeightsError, match=name):
+            load_released(tmp_path / name, HEADS)
+
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (ran,))
+
+    torch.save({"model": {}, "args": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match=r"evil\.pth was refused"):
+        load_released(tmp_path / "evil.pth", HEADS)
+    assert not ran.exists()
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+    torch.save({"state_dict": {"backbone.conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"not the layout.*backbone\.conv\.weight|first keys"):
+        load_released(tmp_path / "other.pth")
+    torch.save(argparse.Namespace(a=1), tmp_path / "namespace.pth")
+    with pytest.raises(WeightsError, match="holds a Namespace"):
+        load_released(tmp_path / "namespace.pth")

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Train a referring segmenter: bash train.sh DATASET LOGDIR NUM_GPUS [options of `ris train`]
+#   bash train.sh refcoco  LOGDIR 8 --token_length 40
+#   bash train.sh refcocog LOGDIR 8 --token_length 77 --splitBy umd
+# 0 GPUs: one process on the CPU. Several machines: set NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+  sed -n '2,5s/^# //p' "$0" >&2
+  exit 2
+fi
+dataset=$1 logdir=$2 gpus=$3
+shift 3
+case $gpus in '' | *[!0-9]*)
+  echo "train.sh: NUM_GPUS must be a number (0 for the CPU), got '$gpus'" >&2
+  exit 2
+  ;;
+esac
+here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
+python=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python)}
+mkdir -p "$logdir"
+if [ "$gpus" -eq 0 ]; then
+  launch=("$python" -m ris.cli)
+  device=(--device cpu)
+else
+  launch=("$python" -m torch.distributed.run --nproc_per_node "$gpus" --nnodes "${NNODES:-1}"
+    --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
+    --master_port "${MASTER_PORT:-29500}" -m ris.cli)
+  device=()
+fi
+"${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" 2>&1 |
+  tee -a "$logdir/log.txt"
