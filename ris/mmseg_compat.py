@@ -8,6 +8,7 @@ Runner probes for `mmcv._ext` and would be misled by it. The heads used here nee
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import types
 from typing import Any

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from refer.transforms import normalise
 from torch import Tensor, nn
 
+from refer.transforms import normalise
 from ris.errors import OptionError
 from ris.heads import build_head
 from ris.losses import WeightedCrossEntropy

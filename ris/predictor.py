@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from refer.pictures import open_picture
-from refer.transforms import normalise, resize_picture
 from torch import Tensor
 
+from refer.pictures import open_picture
+from refer.transforms import normalise, resize_picture
 from ris import checkpoints
 from ris.errors import OptionError
 from ris.models import VPDRefer

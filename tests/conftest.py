@@ -55,7 +55,8 @@ def key_weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 1:
         return 1 + 0.1 * x
     scale = 5.0 if key == "encoder_vq.quant_conv.weight" else 1.0
-    return (scale * x / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    # Multiplied in float32 by the rounded factor, as the goldens were: a division rounds elsewhere.
+    return x * np.float32(scale * float(np.prod(shape[1:])) ** -0.5)
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ class DiffusionBackbone(nn.Module):
         """Channels of the joined pyramid, finest (stride 8) first."""
         extra = self.token_length
         return tuple(
-            width + (extra if level in self.features._maps else 0)
+            width + (extra if level in self.features.map_layers else 0)
             for level, width in enumerate(self.features.channels)
         )
 

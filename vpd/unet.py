@@ -49,8 +49,10 @@ class FeaturePyramid:
         )
 
 
-class UNetFeatures(nn.Module):
+class UNetFeatures:
     """Reads a `UNet2DConditionModel` as a feature extractor at one fixed timestep.
+
+    No module of its own: the UNet stays registered with its owner, once.
 
     Args:
         unet: the diffusers UNet; four levels, as in every Stable Diffusion 1.x and 2.x.
@@ -71,7 +73,6 @@ class UNetFeatures(nn.Module):
         kernel: str = "sdpa",
         checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         if len(unet.up_blocks) != len(STRIDES):
             raise ConfigError(f"the UNet has {len(unet.up_blocks)} levels; {len(STRIDES)} needed")
         steps = getattr(unet.config, "num_train_timesteps", 1000) or 1000
@@ -83,13 +84,13 @@ class UNetFeatures(nn.Module):
         self.timestep = timestep
         self.checkpointing = checkpointing
         attention.install(unet, kernel)
-        self._maps: dict[int, list[attention.MapProcessor]] = {}
+        self.map_layers: dict[int, list[attention.MapProcessor]] = {}
         if maps:
             for level in MAP_LEVELS:
                 layers = list(cross_attention_layers(unet, level))
                 if not layers:
                     raise ConfigError(f"level {level} of the UNet has no cross-attention to read")
-                self._maps[level] = attention.install_maps(layers, map_gradient)
+                self.map_layers[level] = attention.install_maps(layers, map_gradient)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -97,7 +98,7 @@ class UNetFeatures(nn.Module):
         first, *rest = self.unet.config.block_out_channels
         return (first, *rest)
 
-    def forward(
+    def __call__(
         self, latent: Tensor, context: Tensor, picture_index: Tensor | None = None
     ) -> FeaturePyramid:
         """latent [P, c, h, w], context [B, T, D], picture_index int64 [B] into P -> pyramid.
@@ -154,7 +155,7 @@ class UNetFeatures(nn.Module):
             .mean(dim=0)
             .transpose(1, 2)
             .unflatten(2, (h // 2**level, w // 2**level))
-            for level, processors in self._maps.items()
+            for level, processors in self.map_layers.items()
         }
         return FeaturePyramid(tuple(reversed(features)), maps)
 

@@ -101,7 +101,7 @@ def from_diffusers(source: str | Path) -> Components:
         cure = (
             "check that the download is complete"
             if folder.is_dir()
-            else "no such folder exists here, and the Hub gave nothing (offline, gated, misspelt?); "
+            else "no such folder exists here, and the Hub gave nothing (offline or gated?); "
             "download the repository and pass its folder"
         )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

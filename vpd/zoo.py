@@ -13,13 +13,13 @@ _SD_TYPES = {
 }
 
 
-def _vae(widths: tuple[int, ...], layers: int, groups: int = 32) -> dict[str, Any]:
+def _vae(widths: tuple[int, ...], layers: int, groups: int = 32, latent: int = 4) -> dict[str, Any]:
     return {
         "block_out_channels": widths,
         "layers_per_block": layers,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "latent_channels": 4,
+        "latent_channels": latent,
         "norm_num_groups": groups,
     }
 
@@ -82,12 +82,15 @@ _ZOO = (
         None,
         unet={
             **_SD_TYPES,
+            # Sixteen latent channels: four would lose too much of a picture under random weights.
+            "in_channels": 16,
+            "out_channels": 16,
             "block_out_channels": (32, 64, 96, 128),
             "layers_per_block": 1,
             "cross_attention_dim": 64,
             "attention_head_dim": 4,
         },
-        vae=_vae((16, 16, 32, 32), 1, groups=8),
+        vae=_vae((16, 16, 32, 32), 1, groups=8, latent=16),
         text={
             "hidden_size": 64,
             "intermediate_size": 128,

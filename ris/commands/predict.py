@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
-    from refer.pictures import open_picture
 
+    from refer.pictures import open_picture
     from ris.predictor import Predictor
     from ris.visual import overlay
 

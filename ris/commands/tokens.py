@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-LENGTHS = (20, 24, 32, 40, 64, 77)
+LENGTHS = (16, 20, 24, 32, 40, 64, 77)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ class ScalarLog(LocalVisBackend):
 
 
 def draw(work_dir: Path) -> Path | None:
-    """Write curves.png from the scalar logs below `work_dir`; None when there is nothing to draw."""
+    """Write curves.png from the scalar logs below `work_dir`; None without any."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from mmengine.dataset import DefaultSampler
-from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
 from torch.utils.data import DataLoader
 
 from refer import REFER
+from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
 
 
 def open_refer(data: dict[str, Any]) -> REFER:
@@ -18,7 +18,17 @@ def open_refer(data: dict[str, Any]) -> REFER:
     )
 
 
-def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoader:
+def refs_of(loader: DataLoader[Any]) -> RefDataset:
+    """The data set behind a `train_loader`."""
+    return cast(RefDataset, loader.dataset)
+
+
+def pictures_of(loader: DataLoader[Any]) -> PictureDataset:
+    """The data set behind a `picture_loader`."""
+    return cast(PictureDataset, loader.dataset)
+
+
+def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoader[Any]:
     """Refs in a seeded random order, one random sentence each, one pass over refs an epoch."""
     data = settings["data"]
     dataset = RefDataset(
@@ -41,7 +51,9 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
     )
 
 
-def picture_loader(refer: REFER, split: str, settings: dict[str, Any], device: str) -> DataLoader:
+def picture_loader(
+    refer: REFER, split: str, settings: dict[str, Any], device: str
+) -> DataLoader[Any]:
     """Pictures with all their sentences, each on one rank only."""
     data = settings["data"]
     dataset = PictureDataset(

@@ -53,12 +53,14 @@ class ResMetric(BaseMetric):
         which = data_batch["ref_of_text"]
         truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()[which.to(pred.device)]
         # Four integer sums a sentence are all that leaves the device.
-        counts = torch.stack(
-            [(pred & truth).sum((1, 2)), (pred | truth).sum((1, 2)), pred.sum((1, 2)),
-             truth.sum((1, 2))]
-        ).tolist()  # fmt: skip
+        both, either = (pred & truth).sum((1, 2)), (pred | truth).sum((1, 2))
+        areas = pred.sum((1, 2)), truth.sum((1, 2))
+        intersection, union, pred_area, target_area = torch.stack([both, either, *areas]).tolist()
         self.evaluator.update_counts(
-            *counts,
+            intersection,
+            union,
+            pred_area,
+            target_area,
             ref_ids=[data_batch["ref_ids"][i] for i in which.tolist()],
             sent_ids=data_batch["sent_ids"],
             image_ids=[data_batch["image_ids"][i] for i in data_batch["picture_index"].tolist()],

@@ -25,7 +25,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     UNet's transformer blocks only (128 tensors of Stable Diffusion 1.5); residual-block norms, the
     head's batch norms and gamma are decayed. Its `lr_scale` entries are never read.
     """
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -71,7 +72,7 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
         parameter_groups(model, settings["weight_decay"]),
         lr=settings["lr"],
         amsgrad=settings["amsgrad"],
-        fused=device == "cuda",
+        fused=True,
     )
     clip = settings.get("clip")
     return AutocastOptimWrapper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from torch.utils.data import DataLoader
 
-from refer.evaluation import PROTOCOLS
+from refer.evaluation import PROTOCOLS, ResProtocol
 from ris import checkpoints
 from ris.engine import curves, data, hooks, launch, optim, report, resume
 from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
+
+SCORES = ("P@", "oIoU", "mIoU")
 
 
 def train(
@@ -79,8 +82,8 @@ def train(
         "best_weights": str(best),
         "epochs": schedule.epochs,
         "optimizer_steps": steps // config.optim.accumulate,
-        "train_refs": len(train_data.dataset),
-        "train_data_hash": train_data.dataset.data_hash,
+        "train_refs": len(data.refs_of(train_data)),
+        "train_data_hash": data.refs_of(train_data).data_hash,
         "total_batch": schedule.batch_size * get_world_size() * config.optim.accumulate,
     }
     if is_main_process():
@@ -184,13 +187,14 @@ def _runner(
 
 
 def _metric(
-    config: Config, loader: DataLoader, work_dir: Path, keep: Any, keep_masks: bool = False
+    config: Config, loader: DataLoader[Any], work_dir: Path, keep: Any, keep_masks: bool = False
 ) -> ResMetric:
-    split = loader.dataset.split
+    pictures = data.pictures_of(loader)
+    split = pictures.split
     header = {
         **_identity(config),
         "split": split,
-        "data_hash": loader.dataset.data_hash,
+        "data_hash": pictures.data_hash,
         "image_size": config.data.image_size,
     }
     return ResMetric(
@@ -202,9 +206,7 @@ def _metric(
     )
 
 
-def _protocol(config: Config) -> Any:
-    from dataclasses import replace
-
+def _protocol(config: Config) -> ResProtocol:
     size = config.data.image_size
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return replace(
@@ -212,6 +214,7 @@ def _protocol(config: Config) -> Any:
         resolution=f"{height}x{width}",
         sentence_mode=config.data.eval_sentences,
         overlap=config.data.overlap,
+        prediction="argmax",
     )
 
 
@@ -226,16 +229,19 @@ def _identity(config: Config) -> dict[str, Any]:
 
 
 def _result(
-    config: Config, scores: dict[str, Any], loader: DataLoader, started: float
+    config: Config, scores: dict[str, Any], loader: DataLoader[Any], started: float
 ) -> dict[str, Any]:
-    evaluated = loader.dataset
+    evaluated = data.pictures_of(loader)
     return {
         **_identity(config),
         "split": evaluated.split,
-        "scores": {name: value for name, value in scores.items() if name != "seconds"},
+        "scores": {name: value for name, value in scores.items() if name.startswith(SCORES)},
         "protocol": _protocol(config).describe(),
         "data_hash": evaluated.data_hash,
-        "counts": {"pictures": len(evaluated)},
+        "counts": {
+            "pictures": len(evaluated),
+            **{name: scores[name] for name in scores if name.startswith("n_")},
+        },
         "seconds": {
             "total": round(time.time() - started, 2),
             "evaluation": round(scores.get("seconds", 0.0), 2),
@@ -251,14 +257,14 @@ def _describe(
     runner: QuietRunner,
     config: Config,
     model: VPDRefer,
-    train_data: DataLoader,
-    val_data: DataLoader,
+    train_data: DataLoader[Any],
+    val_data: DataLoader[Any],
 ) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     runner.logger.info(
-        f"{config.data.dataset}: {len(train_data.dataset)} refs to train on, "
-        f"{len(val_data.dataset)} pictures to validate on; "
+        f"{config.data.dataset}: {len(data.refs_of(train_data))} refs to train on, "
+        f"{len(data.pictures_of(val_data))} pictures to validate on; "
         f"backbone {model.backbone.source}, unet_mode {model.backbone.unet_mode}; "
         f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+
 from refer.catalog import default_token_length
 from refer.evaluation import PROTOCOLS
-
 from ris.errors import OptionError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

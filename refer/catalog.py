@@ -1,0 +1,133 @@
+"""The table of data sets: which splits each has, its defaults, and where its pictures may lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from refer.errors import UnknownNameError
+
+_COCO_FOLDERS = (
+    "images/mscoco/images/train2014",  # REFER, LAVT, VPD
+    "images/train2014",  # gRefCOCO, ReLA, CRIS
+    "train2014",  # MDETR
+    "refcoco/images/train2014",  # RefTR
+    "images/mscoco/images/train2017",  # COCO 2017 holds the same pictures under shorter names
+    "images/train2017",
+    "train2017",
+    "refcoco/images/train2017",
+)
+# The API of the originals and their data page spell this folder differently.
+_IAPR_FOLDERS = (
+    "images/saiapr_tc-12",
+    "images/saiaprtc12",
+    "saiapr_tc-12",
+    "saiaprtc12",
+)
+_COCO_SOURCE = "the COCO train2014 pictures (cocodataset.org)"
+_LETTERS = ("testA", "testB", "testC", "testAB", "testBC", "testAC")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One row of the table.
+
+    `splits` maps each published splitBy to the split names that may be asked of it; other ref
+    files found on disk may be opened too. `image_folders` are relative to the data root, in the
+    order in which they are tried. `token_length` counts CLIP tokens and follows VPD's recipe.
+    """
+
+    name: str
+    splits: dict[str, tuple[str, ...]]
+    default_split_by: str
+    token_length: int
+    image_folders: tuple[str, ...] = field(repr=False)
+    image_source: str = field(repr=False)
+    cure: str = field(repr=False)
+
+    @property
+    def coco_pictures(self) -> bool:
+        """Whether the pictures are COCO's, whose file names follow from the image id."""
+        return self.image_folders is _COCO_FOLDERS
+
+
+def _published(
+    name: str,
+    splits: dict[str, tuple[str, ...]],
+    token_length: int,
+    folders: tuple[str, ...],
+    source: str,
+) -> DataSet:
+    """A row for one of the public data sets; the first splitBy is the default."""
+    default = next(iter(splits))
+    cure = (
+        f"unpack {name}.zip of the REFER data sets (github.com/lichengunc/refer) so that "
+        f"<data root>/{name}/ holds instances.json and the refs(<splitBy>).p files"
+    )
+    return DataSet(name, splits, default, token_length, folders, source, cure)
+
+
+_UNC = ("train", "val", "testA", "testB", "test")
+
+DATASETS: dict[str, DataSet] = {
+    row.name: row
+    for row in (
+        _published(
+            "refclef",
+            {"unc": ("train", "val", *_LETTERS, "test"), "berkeley": ("train", "val", "test")},
+            40,
+            _IAPR_FOLDERS,
+            "the saiapr_tc-12 pictures",
+        ),
+        _published(
+            "refcoco",
+            {"unc": _UNC, "google": ("train", "val", "test")},
+            40,
+            _COCO_FOLDERS,
+            _COCO_SOURCE,
+        ),
+        _published("refcoco+", {"unc": _UNC}, 40, _COCO_FOLDERS, _COCO_SOURCE),
+        _published(
+            "refcocog",
+            {"umd": ("train", "val", "test"), "google": ("train", "val")},
+            77,
+            _COCO_FOLDERS,
+            _COCO_SOURCE,
+        ),
+        DataSet(
+            name="refshapes",
+            splits={"unc": _UNC},
+            default_split_by="unc",
+            token_length=16,
+            image_folders=("images/refshapes",),
+            image_source="the generated pictures",
+            cure="generate it with: python -m refer.shapes <data root>",
+        ),
+    )
+}
+
+
+def find_dataset(name: str) -> DataSet:
+    """The row of data set `name`. Raises UnknownNameError, which lists the names there are."""
+    try:
+        return DATASETS[name]
+    except (KeyError, TypeError):
+        known = ", ".join(DATASETS)
+        raise UnknownNameError(f"unknown data set {name!r}; known: {known}") from None
+
+
+def default_token_length(dataset: str) -> int:
+    """Number of CLIP tokens a sentence is padded or cut to. Raises UnknownNameError."""
+    return find_dataset(dataset).token_length
+
+
+def split_matches(wanted: str, label: str) -> bool:
+    """Whether a ref labelled `label` belongs to the split `wanted`, by the rule of the classic API.
+
+    RefCLEF labels a ref with several letters at once (`testAB`), hence a letter test for testA, B
+    and C, a substring test for `test`, and equality for everything else.
+    """
+    if wanted in ("testA", "testB", "testC"):
+        return wanted[-1] in label
+    if wanted == "test":
+        return "test" in label
+    return wanted == label

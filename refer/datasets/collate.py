@@ -1,0 +1,62 @@
+"""Items to batches.
+
+Shapes: B items of `RefDataset`; P pictures with R refs and S sentences in all; H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from refer.datasets.source import Item
+
+Batch = dict[str, Any]
+
+
+def collate_refs(items: Sequence[Item]) -> Batch:
+    """B items of `RefDataset` to one batch, a dict of
+
+    image uint8 [B, 3, H, W], mask uint8 [B, H, W], and lists of B: text, ref_id, sent_id, image_id.
+    """
+    stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "mask")}
+    listed = ("text", "ref_id", "sent_id", "image_id")
+    return {**stacked, **{name: [item[name] for item in items] for name in listed}}
+
+
+def collate_pictures(items: Sequence[Item]) -> Batch:
+    """P items of `PictureDataset` to one batch, a dict of
+
+    image           uint8 [P, 3, H, W]
+    masks           uint8 [R, H, W]
+    text            S strings
+    picture_index   int64 [S], which of the P pictures a sentence is asked of
+    ref_of_text     int64 [S], which of the R masks it is about
+    image_ids, file_names, original_sizes   lists of P
+    ref_ids         R ints
+    sent_ids, sentence_index                S ints
+    """
+    before = [0]
+    for item in items:
+        before.append(before[-1] + len(item["ref_ids"]))
+    texts = torch.tensor([len(item["texts"]) for item in items])
+    return {
+        "image": torch.stack([item["image"] for item in items]),
+        "masks": torch.cat([item["masks"] for item in items]),
+        "text": _joined(items, "texts"),
+        "picture_index": torch.repeat_interleave(torch.arange(len(items)), texts),
+        "ref_of_text": torch.cat(
+            [item["ref_of_text"] + start for item, start in zip(items, before, strict=False)]
+        ),
+        "image_ids": [item["image_id"] for item in items],
+        "file_names": [item["file_name"] for item in items],
+        "original_sizes": [item["original_size"] for item in items],
+        "ref_ids": _joined(items, "ref_ids"),
+        "sent_ids": _joined(items, "sent_ids"),
+        "sentence_index": _joined(items, "sentence_index"),
+    }
+
+
+def _joined(items: Sequence[Item], name: str) -> list[Any]:
+    return [value for item in items for value in item[name]]

@@ -1,0 +1,81 @@
+"""`RefDataset`: one item a ref, as the published training reads the data.
+
+Shapes: H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from refer.api import REFER
+from refer.datasets.source import Item, Ref, ReferSplit, TextField
+from refer.options import OverlapRule
+from refer.sentences import OnEmpty, Sentence, SentenceMode
+
+
+class RefDataset(ReferSplit):
+    """The refs of a split in file order; an epoch is one pass over refs, not over sentences.
+
+    An item is a dict of
+        image     uint8 [3, H, W], RGB, squashed to `size`
+        mask      uint8 [H, W] in {0, 1}
+        text      str
+        ref_id, sent_id, image_id   int
+
+    Args:
+        refer: the data.
+        split: 'train', 'val', ... as `REFER.getRefIds` takes it.
+        size: side of a square, or (H, W), in pixels.
+        sentence_mode: 'random' asks one sentence a ref, drawn from (seed, epoch, ref_id) alone;
+            'first' the first; 'concat' all in one; 'all' makes one item a sentence.
+        overlap: 'union' counts pixels under several parts of an outline as the object; 'drop', what
+            VPD and LAVT train on, as background.
+        text_field: 'sent' (cleaned, lower case) or 'raw' (LAVT).
+        seed: of the random sentences.
+        on_empty: 'error' refuses a split with an empty sentence, since leaving it out changes the
+            number of items scored; 'skip' leaves it out, and a ref without any other with it.
+        transform: called with each finished item; what it returns is the item. It must be picklable
+            for worker processes.
+
+    Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
+    pictures, empty sentences) or when indexed (damaged pictures and outlines).
+    """
+
+    def __init__(
+        self,
+        refer: REFER,
+        split: str,
+        size: int | Sequence[int] = 512,
+        sentence_mode: SentenceMode = "random",
+        overlap: OverlapRule = "union",
+        text_field: TextField = "sent",
+        seed: int = 0,
+        on_empty: OnEmpty = "error",
+        transform: Callable[[Item], Item] | None = None,
+    ) -> None:
+        super().__init__(
+            refer, split, size, sentence_mode, overlap, text_field, seed, on_empty, transform
+        )
+        # With 'all' the items are fixed; else the sentence of a ref is chosen when it is read.
+        self._pairs: list[tuple[Ref, Sentence]] | None = None
+        if sentence_mode == "all":
+            self._pairs = [(ref, sentence) for ref in self.refs for sentence in ref.sentences]
+
+    def __len__(self) -> int:
+        return len(self.refs if self._pairs is None else self._pairs)
+
+    def __getitem__(self, index: int) -> Item:
+        if self._pairs is not None:
+            ref, sentence = self._pairs[index]
+        else:
+            ref = self.refs[index]
+            (sentence,) = self.asked(ref)
+        item = {
+            "image": self.image(ref),
+            "mask": self.mask(ref),
+            "text": sentence.text,
+            "ref_id": ref.ref_id,
+            "sent_id": sentence.sent_id,
+            "image_id": ref.picture.image_id,
+        }
+        return self.finish(item)

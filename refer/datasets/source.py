@@ -1,0 +1,163 @@
+"""What both data sets share: the refs of a split, their masks and pictures, and the data hash.
+
+Shapes: H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from refer import masks
+from refer.api import REFER
+from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
+from refer.options import OverlapRule, check_option
+from refer.pictures import open_annotated
+from refer.readers.instances import Annotation
+from refer.sentences import (
+    OnEmpty,
+    Sentence,
+    SentenceMode,
+    choose,
+    sentences_of,
+    whole_number,
+)
+from refer.transforms import as_size, resize_mask, resize_picture
+
+Item = dict[str, Any]
+TextField = Literal["sent", "raw"]
+
+
+class Picture(NamedTuple):
+    """A picture: its id, the name in its record, its file, the size its annotations are for."""
+
+    image_id: int
+    file_name: str
+    path: Path
+    height: int
+    width: int
+
+
+class Ref(NamedTuple):
+    """One referred object and what can be asked about it."""
+
+    ref_id: int
+    picture: Picture
+    annotation: Annotation
+    sentences: tuple[Sentence, ...]
+
+
+class ReferSplit(Dataset[Item]):
+    """The refs of one split. Base of `RefDataset` and `PictureDataset`, which explain the options.
+
+    Only what the split needs is kept, not the whole REFER, so that spawned workers start fast.
+    """
+
+    def __init__(
+        self,
+        refer: REFER,
+        split: str,
+        size: int | Sequence[int],
+        sentence_mode: SentenceMode,
+        overlap: OverlapRule,
+        text_field: TextField,
+        seed: int,
+        on_empty: OnEmpty,
+        transform: Callable[[Item], Item] | None,
+    ) -> None:
+        check_option("sentence_mode", sentence_mode, SentenceMode)
+        check_option("overlap", overlap, OverlapRule)
+        check_option("text_field", text_field, TextField)
+        check_option("on_empty", on_empty, OnEmpty)
+        self.split, self.size = split, as_size(size)
+        self.sentence_mode, self.overlap, self.seed = sentence_mode, overlap, seed
+        self.transform = transform
+        self.refs = _refs_of(refer, split, text_field, on_empty)
+        if not self.refs:
+            raise UnknownNameError(f"split {split!r} of {refer.data['dataset']} holds no sentences")
+        # In shared memory, so that workers that outlive an epoch see the next one's number.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the random sentences of this epoch from now on; running workers follow."""
+        self._epoch.fill_(epoch)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """sha256 (hex) of the split's ref ids, sentences, annotation ids, file names and sizes.
+
+        It depends neither on how they are asked (size, sentence mode, overlap rule, which data
+        set), nor on the order of the ref file, nor on where the pictures lie.
+        """
+        digest = hashlib.sha256()
+        for ref in sorted(self.refs, key=lambda ref: ref.ref_id):
+            picture = ref.picture
+            asked = [(sentence.sent_id, sentence.text) for sentence in ref.sentences]
+            drawn = [picture.file_name, picture.height, picture.width]
+            line = json.dumps([ref.ref_id, ref.annotation["id"], *drawn, asked])
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def asked(self, ref: Ref) -> tuple[Sentence, ...]:
+        """The sentences that this data set asks of `ref` in the current epoch."""
+        epoch = int(self._epoch)
+        return choose(ref.sentences, self.sentence_mode, ref.ref_id, self.seed, epoch)
+
+    def mask(self, ref: Ref) -> Tensor:
+        """Mask of a ref at the data set's size: uint8 [H, W] in {0, 1}. Raises DataFileError."""
+        annotation, picture = ref.annotation, ref.picture
+        where = f"ref {ref.ref_id}, annotation {annotation['id']!r}"
+        try:
+            parts = annotation.peek("segmentation")  # any other way would keep it parsed in memory
+        except KeyError:
+            raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
+        own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
+        return torch.from_numpy(resize_mask(own, self.size).copy())
+
+    def image(self, ref: Ref) -> Tensor:
+        """Picture of a ref at the data set's size: uint8 [3, H, W], RGB.
+
+        Raises PictureError or MissingDataError, naming the file, the picture and the ref.
+        """
+        picture = ref.picture
+        try:
+            opened = open_annotated(picture.path, picture.height, picture.width)
+        except (PictureError, MissingDataError) as error:
+            raise type(error)(f"{error} (ref {ref.ref_id}, image {picture.image_id})") from error
+        return resize_picture(opened, self.size)
+
+    def finish(self, item: Item) -> Item:
+        """The item after the user's transform."""
+        return item if self.transform is None else self.transform(item)
+
+
+def _refs_of(refer: REFER, split: str, text_field: str, on_empty: OnEmpty) -> list[Ref]:
+    """Refs of a split in file order, with a sentence at least. A missing picture raises here, not
+    in the middle of an epoch."""
+    pictures: dict[Any, Picture] = {}
+    refs = []
+    for record in refer.loadRefs(refer.getRefIds(split=split)):
+        sentences = sentences_of(record, text_field, on_empty)
+        if not sentences:
+            continue
+        image_id = record["image_id"]
+        if image_id not in pictures:
+            image = refer.Imgs[image_id]
+            pictures[image_id] = Picture(
+                whole_number(image_id, "image_id", record),
+                image["file_name"],
+                refer.image_path(image_id),
+                image["height"],
+                image["width"],
+            )
+        ref_id = whole_number(record["ref_id"], "ref_id", record)
+        refs.append(Ref(ref_id, pictures[image_id], refer.Anns[record["ann_id"]], sentences))
+    return refs

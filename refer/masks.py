@@ -1,0 +1,148 @@
+"""Segmentations to masks, by pycocotools.
+
+Shapes: H W pixels, N parts of one segmentation. Layers are [H, W, N], as pycocotools gives them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from refer.errors import DataFileError, UnknownNameError
+
+Overlap = Literal["union", "drop", "sum"]
+Rle = dict[str, Any]
+U8 = NDArray[np.uint8]
+
+# Outlines may leave the picture a little. Beyond this many pixels pycocotools, which walks along
+# every edge, would take all memory or never end (it does for NaN), so such a file is refused.
+_FARTHEST = 100_000
+
+
+def decode(
+    segmentation: Any,
+    height: int,
+    width: int,
+    overlap: Overlap = "union",
+    where: str = "segmentation",
+) -> U8:
+    """Mask of a segmentation: uint8 [H, W], in {0, 1} unless `overlap` is 'sum'.
+
+    `segmentation` is what COCO-style files hold: a list of polygons [x0, y0, x1, y1, ...] in
+    pixels, an RLE dict, or a list of RLE dicts (compressed or not). Polygons with an odd number of
+    coordinates or fewer than three corners are skipped, as no area can be told from them.
+
+    Raises DataFileError, beginning with `where`, for a segmentation of which nothing can be drawn,
+    that does not fit the picture, or that is none; UnknownNameError for another `overlap`.
+    """
+    return combine(layers(segmentation, height, width, where), overlap)
+
+
+def layers(segmentation: Any, height: int, width: int, where: str = "segmentation") -> U8:
+    """One mask for each part, uint8 [H, W, N] in {0, 1}. Raises DataFileError as `decode` does."""
+    return coco.decode(to_rles(segmentation, height, width, where))
+
+
+def combine(layers: U8, overlap: Overlap = "union") -> U8:
+    """One mask, uint8 [H, W], of layers [H, W, N]; `overlap` says what pixels under several are.
+
+    'union': 1, they are of the object. 'drop': 0, what LAVT and VPD train and score on, which keep
+    the pixels where the parts sum to 1. 'sum': the number of parts (255 at most), as the classic
+    API has it. Raises UnknownNameError for anything else.
+    """
+    if overlap not in get_args(Overlap):
+        raise UnknownNameError(f"overlap is {overlap!r}; want one of {get_args(Overlap)}")
+    covered = layers.sum(axis=2, dtype=np.uint32)
+    if overlap == "union":
+        covered = covered > 0
+    elif overlap == "drop":
+        covered = covered == 1
+    else:
+        covered = np.minimum(covered, 255)
+    return np.ascontiguousarray(covered, dtype=np.uint8)
+
+
+def to_rles(segmentation: Any, height: int, width: int, where: str = "segmentation") -> list[Rle]:
+    """One compressed COCO RLE for each drawable part. Raises DataFileError."""
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    if not isinstance(parts, list) or not parts:
+        raise DataFileError(f"{where}: want polygons or RLE, got {_brief(segmentation)}")
+    if all(isinstance(part, dict) for part in parts):
+        return [_checked_rle(part, height, width, where) for part in parts]
+    if not all(isinstance(part, list) for part in parts):
+        raise DataFileError(f"{where}: want all polygons or all RLE, got {_brief(segmentation)}")
+    polygons = [part for part in parts if len(part) >= 6 and len(part) % 2 == 0]
+    if not polygons:
+        raise DataFileError(
+            f"{where}: nothing to draw, its polygons have {[len(part) for part in parts]} "
+            "numbers; want an even number, 6 at least"
+        )
+    for polygon in polygons:
+        _check_polygon(polygon, where)
+    return coco.frPyObjects(polygons, height, width)
+
+
+def _check_polygon(polygon: list[Any], where: str) -> None:
+    try:
+        numbers = np.array(polygon, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1:
+        raise DataFileError(f"{where}: a polygon of {_brief(polygon)}; want plain numbers")
+    farthest = float(np.abs(numbers).max())
+    if not farthest <= _FARTHEST:
+        raise DataFileError(f"{where}: a corner at {farthest}; want pixels up to {_FARTHEST}")
+
+
+def _checked_rle(rle: Rle, height: int, width: int, where: str) -> Rle:
+    """A compressed RLE whose runs fill the picture: pycocotools checks neither and would hand out
+    memory it never wrote to."""
+    counts = rle.get("counts")
+    if list(rle.get("size") or ()) != [height, width]:
+        raise DataFileError(
+            f"{where}: RLE of size {rle.get('size')}, the picture is {[height, width]}"
+        )
+    if isinstance(counts, list):
+        fits = all(type(run) is int and run >= 0 for run in counts)
+        fits = fits and sum(counts) == height * width
+        rle = coco.frPyObjects(rle, height, width) if fits else rle
+    elif isinstance(counts, str | bytes):
+        text = counts.encode() if isinstance(counts, str) else counts
+        fits = _total_of_runs(text) == height * width
+    else:
+        raise DataFileError(f"{where}: RLE with counts {_brief(counts)}; want a list or a string")
+    if not fits:
+        raise DataFileError(f"{where}: RLE runs do not add up to {height} x {width} pixels")
+    return rle
+
+
+def _total_of_runs(text: bytes) -> int | None:
+    """Pixels covered by a compressed RLE string, None if it is none.
+
+    COCO's format: 6-bit characters from '0' on, of which 5 carry bits, lowest first, and one says
+    that more follow; from the fourth run on, the difference to the run before the last is stored.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the highest bit is the sign
+            value += runs[-2] if len(runs) > 2 else 0
+            if value < 0:
+                return None
+            runs.append(value)
+            value = shift = 0
+    return sum(runs) if shift == 0 else None
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,149 @@
+"""Masks against hand-worked rectangles and against pycocotools' own merging."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from refer import masks
+from refer.errors import DataFileError, UnknownNameError
+
+H, W = 20, 30
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> list[float]:
+    return [float(value) for value in (x0, y0, x1, y0, x1, y1, x0, y1)]
+
+
+def filled(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros((H, W), np.uint8)
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+A, B = (2, 3, 12, 11), (8, 6, 20, 16)
+OVERLAP = filled(8, 6, 12, 11)
+
+
+def compressed(mask: np.ndarray) -> dict:
+    return coco.encode(np.asfortranarray(mask))
+
+
+def uncompressed(mask: np.ndarray) -> dict:
+    flat = mask.flatten(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *edges, flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+PARTS = {
+    "polygons": [rectangle(*A), rectangle(*B)],
+    "RLE dicts": [compressed(filled(*A)), compressed(filled(*B))],
+    "uncompressed RLE dicts": [uncompressed(filled(*A)), uncompressed(filled(*B))],
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_overlap_rules(kind):
+    a, b = filled(*A), filled(*B)
+    assert masks.decode(PARTS[kind], H, W).tolist() == (a | b).tolist()
+    assert masks.decode(PARTS[kind], H, W, "drop").tolist() == ((a | b) - OVERLAP).tolist()
+    assert masks.decode(PARTS[kind], H, W, "sum").tolist() == (a + b).tolist()
+
+
+def test_dtype_and_layout():
+    mask = masks.decode(PARTS["polygons"], H, W)
+    assert mask.dtype == np.uint8
+    assert mask.flags.c_contiguous
+
+
+def test_many_parts_do_not_wrap():
+    parts = [rectangle(*A)] * 257  # 257 is 1 modulo 256
+    assert masks.decode(parts, H, W, "drop").sum() == 0
+    assert masks.decode(parts, H, W, "sum").max() == 255
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        compressed(filled(*A)),
+        {**compressed(filled(*A)), "counts": compressed(filled(*A))["counts"].decode()},
+        uncompressed(filled(*A)),
+    ],
+    ids=["bytes", "str", "list"],
+)
+def test_bare_rle(rle):
+    assert masks.decode(rle, H, W).tolist() == filled(*A).tolist()
+
+
+corners = st.lists(st.floats(-5, 35, allow_nan=False), min_size=6, max_size=14).filter(
+    lambda numbers: len(numbers) % 2 == 0
+)
+
+
+@given(st.lists(corners, min_size=1, max_size=4))
+def test_union_of_polygons_is_coco_merge(polygons):
+    merged = coco.decode(coco.merge(coco.frPyObjects(polygons, H, W)))
+    assert masks.decode(polygons, H, W).tolist() == merged.tolist()
+
+
+@given(st.lists(st.integers(0, 1), min_size=H * W, max_size=H * W))
+def test_any_rle_comes_back(pixels):
+    mask = np.array(pixels, np.uint8).reshape(H, W)
+    assert masks.decode(compressed(mask), H, W).tolist() == mask.tolist()
+    assert masks.decode(uncompressed(mask), H, W).tolist() == mask.tolist()
+
+
+@given(st.binary(max_size=60))
+def test_random_rle_strings_give_a_mask_or_an_error(counts):
+    try:
+        mask = masks.decode({"size": [H, W], "counts": counts}, H, W)
+    except DataFileError:
+        return
+    assert mask.max() <= 1
+
+
+@pytest.mark.parametrize("degenerate", [[], [1.0, 2.0], [1.0, 2.0, 3.0, 4.0], [1.0] * 7])
+def test_degenerate_polygons_are_skipped(degenerate):
+    for parts in ([degenerate, rectangle(*A)], [rectangle(*A), degenerate]):
+        assert masks.decode(parts, H, W).tolist() == filled(*A).tolist()
+    with pytest.raises(DataFileError, match="annotation 7: nothing to draw"):
+        masks.decode([degenerate], H, W, where="annotation 7")
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        "polygon",
+        7,
+        [7],
+        [rectangle(*A), compressed(filled(*A))],
+        [["a"] * 6],
+        [[[1, 2]] * 6],
+        [[float("nan"), *rectangle(*A)[1:]]],  # pycocotools never returns from this one
+        [[1e12, *rectangle(*A)[1:]]],  # nor from this
+        {"size": [H, W]},
+        {"size": [H, W], "counts": None},
+        {"size": [W, H], "counts": compressed(filled(*A))["counts"]},
+        {"counts": [H * W]},
+        {"size": [H, W], "counts": ""},  # too short: pycocotools gives back unwritten memory
+        {"size": [H, W], "counts": [10, 10]},
+        {"size": [H, W], "counts": [10, H * W]},
+        {"size": [H, W], "counts": [-10, H * W + 10]},
+        {"size": [H, W], "counts": [0.5, H * W - 0.5]},
+        {"size": [H, W], "counts": "é"},
+    ],
+)
+def test_what_is_no_segmentation(segmentation):
+    with pytest.raises(DataFileError, match="annotation 7: "):
+        masks.decode(segmentation, H, W, where="annotation 7")
+
+
+def test_unknown_overlap():
+    with pytest.raises(UnknownNameError, match=r"'both'.*union.*drop"):
+        masks.decode(PARTS["polygons"], H, W, "both")  # type: ignore[arg-type]

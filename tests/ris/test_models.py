@@ -1,0 +1,157 @@
+"""The system: heads by config, losses, prediction in batches, caches, the blind option."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ris.errors import OptionError
+from ris.heads import VPDDecoder, build_head
+from ris.losses import WeightedCrossEntropy
+from ris.models import VPDRefer
+from vpd import DiffusionBackbone
+
+CHANNELS = (32, 64 + 8, 96 + 8, 128)
+
+
+@pytest.fixture(scope="module")
+def model() -> VPDRefer:
+    torch.manual_seed(0)
+    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    return VPDRefer(backbone, sentence_batch=2).eval()
+
+
+def pyramid(batch: int = 2) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(batch, c, 16 >> level, 24 >> level) for level, c in enumerate(CHANNELS)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "VPDDecoder"},
+        {"type": "VPDDecoder", "channels": 24},
+        {"type": "mmseg.UPerHead", "channels": 16, "pool_scales": (1, 2)},
+        {"type": "mmseg.SegformerHead", "channels": 16},
+        {"type": "mmseg.FPNHead", "channels": 16, "feature_strides": (8, 16, 32, 64)},
+        {"type": "mmseg.FCNHead", "channels": 16, "in_index": 0, "num_convs": 1},
+    ],
+)
+def test_every_head_keeps_the_contract(config):
+    """Pyramid in, two-channel logits at the finest level out, and every weight learns."""
+    head = build_head(config, CHANNELS)
+    logits = head(pyramid())
+    assert logits.shape == (2, 2, 16, 24)
+    logits.square().mean().backward()
+    silent = [
+        name
+        for name, parameter in head.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    assert not silent
+
+
+def test_unknown_heads_and_arguments_are_named():
+    with pytest.raises(OptionError, match=r"VPDDecoder, mmseg\."):
+        build_head({"type": "Decoder"}, CHANNELS)
+    with pytest.raises(OptionError, match="mmseg.UPerHeadd is unknown"):
+        build_head({"type": "mmseg.UPerHeadd"}, CHANNELS)
+    with pytest.raises(OptionError, match="cannot be built"):
+        build_head({"type": "VPDDecoder", "depth": 3}, CHANNELS)
+
+
+def test_the_mmseg_stand_in_leaves_again():
+    import sys
+
+    build_head({"type": "mmseg.FCNHead", "channels": 8, "in_index": 0}, CHANNELS)
+    assert "mmcv._ext" not in sys.modules
+
+
+def test_decoder_fuses_coarse_to_fine_as_written():
+    """The first fusion by hand: upsample with aligned corners, coarse before fine."""
+    head = VPDDecoder(CHANNELS).eval()
+    seen = []
+    head.conv1_4.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    levels = pyramid()
+    head(levels)
+    up = torch.nn.functional.interpolate(
+        levels[3], size=levels[2].shape[-2:], mode="bilinear", align_corners=True
+    )
+    assert torch.equal(seen[0], torch.cat([up, levels[2]], dim=1))
+
+
+def test_loss_is_the_weighted_mean_by_hand():
+    logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])  # two pixels
+    mask = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    log = torch.log_softmax(logits, dim=1)
+    expected = -(0.9 * log[0, 0, 0, 0] + 1.1 * log[0, 1, 0, 1]) / (0.9 + 1.1)
+    assert torch.allclose(WeightedCrossEntropy()(logits, mask), expected)
+
+
+def test_prediction_does_not_depend_on_the_batch(model):
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    text = ["a cat", "the left dog", "a bird", "two cars", "the sky"]
+    index = torch.tensor([0, 0, 1, 1, 0])
+    latent = model.backbone.encode_image(image)
+    together = model.predict(latent, text, (64, 64), index)
+    for row, (sentence, picture) in enumerate(zip(text, index, strict=True)):
+        alone = model.predict(latent[picture][None], [sentence], (64, 64))
+        assert (together[row] == alone[0]).float().mean() > 0.999
+
+
+def test_a_picture_is_encoded_once_for_all_its_sentences(model, monkeypatch):
+    calls = []
+    encode = model.backbone.encode_image
+    monkeypatch.setattr(
+        model.backbone, "encode_image", lambda image: calls.append(len(image)) or encode(image)
+    )
+    masks = model(
+        torch.rand(1, 3, 64, 64) * 2 - 1,
+        ["a", "b", "c", "d", "e"],
+        mode="predict",
+        picture_index=torch.zeros(5, dtype=torch.long),
+    )
+    assert masks.shape == (5, 64, 64)
+    assert calls == [1]
+
+
+def test_cached_latents_give_the_same_loss():
+    torch.manual_seed(0)
+    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    plain, cached = VPDRefer(backbone), VPDRefer(backbone, latent_cache_mb=1)
+    cached.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    mask = torch.ones(2, 64, 64, dtype=torch.uint8)
+    losses = []
+    for system in (plain, cached, cached):
+        system.eval()
+        loss = system(image, ["a", "b"], mask, mode="loss", image_id=[7, 9])["loss"]
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] == losses[1]
+    assert set(cached._latents) == {7, 9}
+
+
+def test_a_full_latent_cache_takes_no_more(model):
+    system = VPDRefer(model.backbone, latent_cache_mb=1)
+    system.latent_cache_bytes = 3 * 16 * 8 * 8 * 4  # three latents of 64 x 64 pictures
+    image, mask = torch.zeros(5, 3, 64, 64), torch.zeros(5, 64, 64, dtype=torch.uint8)
+    system(image, list("abcde"), mask, mode="loss", image_id=[1, 2, 3, 4, 5])
+    assert len(system._latents) == 3
+
+
+def test_the_blind_option_ignores_sentences(model):
+    blind = VPDRefer(model.backbone, ignore_sentence=True).eval()
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    logits = blind(image.expand(2, -1, -1, -1), ["left dog", "right cat"])
+    assert torch.allclose(logits[0], logits[1], atol=1e-6)
+    seeing = model(image.expand(2, -1, -1, -1), ["left dog", "right cat"])
+    assert not torch.allclose(seeing[0], seeing[1], atol=1e-6)
+
+
+def test_modes_and_missing_masks_are_named(model):
+    image = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(OptionError, match="loss, predict or tensor"):
+        model(image, ["a"], mode="train")
+    with pytest.raises(OptionError, match="needs the masks"):
+        model(image, ["a"], mode="loss")
