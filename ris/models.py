@@ -153,11 +153,12 @@ class VPDRefer(BaseModel):
         if image_id is None or not self.latent_cache_bytes:
             return self.backbone.encode_image(image)
         ids = [int(i) for i in image_id]
-        fresh = [n for n, i in enumerate(ids) if i not in self._latents]
         found = {i: self._latents[i] for i in ids if i in self._latents}
+        # One row for every picture not seen before, however often it stands in the batch.
+        fresh = {i: row for row, i in enumerate(ids) if i not in found}
         if fresh:
-            encoded = self.backbone.encode_image(image[fresh])
-            found.update({ids[n]: latent for n, latent in zip(fresh, encoded, strict=True)})
+            encoded = self.backbone.encode_image(image[list(fresh.values())])
+            found.update(zip(fresh, encoded, strict=True))
         size = next(iter(found.values())).nbytes
         for i in ids:
             if (len(self._latents) + 1) * size <= self.latent_cache_bytes:

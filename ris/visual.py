@@ -40,8 +40,14 @@ def overlay(
         truths: optional true masks, drawn as white outlines.
 
     Returns:
-        RGB picture, as wide as the input (at least 256), the legend below.
+        RGB picture with the legend below; small pictures are enlarged to about 256 pixels.
     """
+    factor = max(1, round(256 / picture.shape[1]))
+    picture, masks, truths = (
+        _enlarged(picture, factor),
+        [_enlarged(mask, factor) for mask in masks],
+        [_enlarged(truth, factor) for truth in truths],
+    )
     canvas = picture.astype(np.float32)
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
     for mask, colour in zip(masks, colours, strict=True):
@@ -67,6 +73,11 @@ def sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
         row, column = divmod(index, columns)
         page.paste(tile, (8 + column * (width + 8), 8 + row * (height + 8)))
     return page
+
+
+def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel `factor` times in both directions."""
+    return array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _outline(

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from vpd import files, infer, keys
+from vpd import files, infer, keys, untrained
 from vpd.errors import WeightsError
 from vpd.text import clip_tokenizer
 from vpd.zoo import Zoo
@@ -190,6 +190,7 @@ def random_components(zoo: Zoo, seed: int) -> Components:
         unet = UNet2DConditionModel(**zoo.unet)
         vae = encoder_only(AutoencoderKL(**zoo.vae))
         text_encoder = CLIPTextModel(CLIPTextConfig(**zoo.text))
+        untrained.initialise(unet, vae, text_encoder)
     return Components(unet, vae, text_encoder, clip_tokenizer(), f"random:{seed}")
 
 

@@ -81,16 +81,18 @@ _ZOO = (
         "tiny",
         None,
         unet={
-            **_SD_TYPES,
-            # Sixteen latent channels: four would lose too much of a picture under random weights.
-            "in_channels": 16,
-            "out_channels": 16,
-            "block_out_channels": (32, 64, 96, 128),
+            # Attention at the two levels whose maps are read; many latent channels, since four
+            # would lose too much of a picture under random weights.
+            "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2, "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+            "in_channels": 32,
+            "out_channels": 32,
+            "block_out_channels": (32, 64, 64, 64),
             "layers_per_block": 1,
             "cross_attention_dim": 64,
             "attention_head_dim": 4,
         },
-        vae=_vae((16, 16, 32, 32), 1, groups=8, latent=16),
+        vae=_vae((16, 16, 32, 32), 1, groups=8, latent=32),
         text={
             "hidden_size": 64,
             "intermediate_size": 128,

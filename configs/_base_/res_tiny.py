@@ -1,10 +1,17 @@
 # Referring segmentation on the tiny backbone. Its weights are random, so the UNet learns with the
 # head; a run takes minutes on two CPU cores. Nothing here is a published protocol.
-_base_ = ['./res_sd15.py']
+_base_ = ["./res_sd15.py"]
 model = dict(
-    backbone=dict(name='tiny', unet_mode='finetune', map_gradient=True, latent_scale=6.0),
+    backbone=dict(name="tiny", unet_mode="finetune", map_gradient=True, latent_scale=2.0),
+    head=dict(type="VPDDecoder", channels=32),
     sentence_batch=32,
 )
-data = dict(image_size=128, eval_pictures=8, workers=1)
+data = dict(
+    image_size=128,
+    eval_pictures=8,
+    group_by_picture=True,
+    keep_in_memory=True,
+    workers=0,
+)
 optim = dict(lr=2e-3, clip=1.0)
-schedule = dict(epochs=4, batch_size=16, print_freq=20)
+schedule = dict(epochs=9, batch_size=32, print_freq=20, val_interval=3)

@@ -1,2 +1,2 @@
-_base_ = ['../_base_/res_tiny.py']
-data = dict(dataset='refclef')
+_base_ = ["../_base_/res_tiny.py"]
+data = dict(dataset="refclef")

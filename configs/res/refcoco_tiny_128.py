@@ -1,2 +1,2 @@
-_base_ = ['../_base_/res_tiny.py']
-data = dict(dataset='refcoco')
+_base_ = ["../_base_/res_tiny.py"]
+data = dict(dataset="refcoco")

@@ -1,2 +1,2 @@
-_base_ = ['../_base_/res_tiny.py']
-data = dict(dataset='refcocog', split_by='umd', token_length=77)
+_base_ = ["../_base_/res_tiny.py"]
+data = dict(dataset="refcocog", split_by="umd", token_length=77)

@@ -1,2 +1,2 @@
-_base_ = ['../_base_/res_sd15.py']
-data = dict(root='data/refshapes', dataset='refshapes', overlap='union')
+_base_ = ["../_base_/res_sd15.py"]
+data = dict(root="data/refshapes", dataset="refshapes", overlap="union")

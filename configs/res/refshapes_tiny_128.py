@@ -1,2 +1,2 @@
-_base_ = ['../_base_/res_tiny.py']
-data = dict(root='data/refshapes', dataset='refshapes', overlap='union')
+_base_ = ["../_base_/res_tiny.py"]
+data = dict(root="data/refshapes", dataset="refshapes", overlap="union")

@@ -45,9 +45,19 @@ class PictureDataset(ReferSplit):
         seed: int = 0,
         on_empty: OnEmpty = "error",
         transform: Callable[[Item], Item] | None = None,
+        keep_in_memory: bool = False,
     ) -> None:
         super().__init__(
-            refer, split, size, sentence_mode, overlap, text_field, seed, on_empty, transform
+            refer,
+            split,
+            size,
+            sentence_mode,
+            overlap,
+            text_field,
+            seed,
+            on_empty,
+            transform,
+            keep_in_memory,
         )
         groups: dict[int, list[Ref]] = {}
         for ref in self.refs:

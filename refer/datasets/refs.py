@@ -36,6 +36,8 @@ class RefDataset(ReferSplit):
             number of items scored; 'skip' leaves it out, and a ref without any other with it.
         transform: called with each finished item; what it returns is the item. It must be picklable
             for worker processes.
+        keep_in_memory: keep every resized picture and mask once read, for small sets; each worker
+            process has its own.
 
     Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
     pictures, empty sentences) or when indexed (damaged pictures and outlines).
@@ -52,9 +54,19 @@ class RefDataset(ReferSplit):
         seed: int = 0,
         on_empty: OnEmpty = "error",
         transform: Callable[[Item], Item] | None = None,
+        keep_in_memory: bool = False,
     ) -> None:
         super().__init__(
-            refer, split, size, sentence_mode, overlap, text_field, seed, on_empty, transform
+            refer,
+            split,
+            size,
+            sentence_mode,
+            overlap,
+            text_field,
+            seed,
+            on_empty,
+            transform,
+            keep_in_memory,
         )
         # With 'all' the items are fixed; else the sentence of a ref is chosen when it is read.
         self._pairs: list[tuple[Ref, Sentence]] | None = None

@@ -72,6 +72,7 @@ class ReferSplit(Dataset[Item]):
         seed: int,
         on_empty: OnEmpty,
         transform: Callable[[Item], Item] | None,
+        keep_in_memory: bool = False,
     ) -> None:
         check_option("sentence_mode", sentence_mode, SentenceMode)
         check_option("overlap", overlap, OverlapRule)
@@ -80,6 +81,7 @@ class ReferSplit(Dataset[Item]):
         self.split, self.size = split, as_size(size)
         self.sentence_mode, self.overlap, self.seed = sentence_mode, overlap, seed
         self.transform = transform
+        self._kept: dict[Path | int, Tensor] | None = {} if keep_in_memory else None
         self.refs = _refs_of(refer, split, text_field, on_empty)
         if not self.refs:
             raise UnknownNameError(f"split {split!r} of {refer.data['dataset']} holds no sentences")
@@ -113,6 +115,23 @@ class ReferSplit(Dataset[Item]):
 
     def mask(self, ref: Ref) -> Tensor:
         """Mask of a ref at the data set's size: uint8 [H, W] in {0, 1}. Raises DataFileError."""
+        return self._keep(ref.ref_id, lambda: self._read_mask(ref))
+
+    def image(self, ref: Ref) -> Tensor:
+        """Picture of a ref at the data set's size: uint8 [3, H, W], RGB.
+
+        Raises PictureError or MissingDataError, naming the file, the picture and the ref.
+        """
+        return self._keep(ref.picture.path, lambda: self._read_image(ref))
+
+    def _keep(self, key: Path | int, read: Callable[[], Tensor]) -> Tensor:
+        if self._kept is None:
+            return read()
+        if key not in self._kept:
+            self._kept[key] = read()
+        return self._kept[key]
+
+    def _read_mask(self, ref: Ref) -> Tensor:
         annotation, picture = ref.annotation, ref.picture
         where = f"ref {ref.ref_id}, annotation {annotation['id']!r}"
         try:
@@ -122,11 +141,7 @@ class ReferSplit(Dataset[Item]):
         own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
         return torch.from_numpy(resize_mask(own, self.size).copy())
 
-    def image(self, ref: Ref) -> Tensor:
-        """Picture of a ref at the data set's size: uint8 [3, H, W], RGB.
-
-        Raises PictureError or MissingDataError, naming the file, the picture and the ref.
-        """
+    def _read_image(self, ref: Ref) -> Tensor:
         picture = ref.picture
         try:
             opened = open_annotated(picture.path, picture.height, picture.width)

@@ -24,7 +24,7 @@ Rng = np.random.Generator
 Look = tuple[str, str, str]  # colour, shape, texture
 
 MIN_VISIBLE = 0.7  # of a thing's own mask
-_COUNTS, _COUNT_WEIGHTS = (2, 3, 4, 5, 6), (0.08, 0.2, 0.3, 0.25, 0.17)
+_COUNTS, _COUNT_WEIGHTS = (2, 3, 4, 5, 6), (0.2, 0.3, 0.25, 0.15, 0.1)
 _TEXTURE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
 _MAX_TILT = {"square": 22, "triangle": 28, "star": 36, "cross": 22, "hexagon": 30, "heart": 25}
 _LIGHT_ACCENT = frozenset({"red", "green", "blue", "purple", "black"})
@@ -84,11 +84,11 @@ def _looks(rng: Rng, split: str) -> list[Look]:
 
 
 def _look(rng: Rng, others: list[Look]) -> Look:
-    """A look; two in three share shape, colour or both with a thing already there."""
+    """A look; more than half share shape, colour or both with a thing already there."""
     colour = str(rng.choice(list(COLOURS)))
     shape = str(rng.choice(SHAPES))
     texture = str(rng.choice(TEXTURES, p=_TEXTURE_WEIGHTS))
-    if others and rng.random() < 0.67:
+    if others and rng.random() < 0.55:
         twin = others[rng.integers(len(others))]
         share = rng.random()
         if share < 0.7:
@@ -101,8 +101,8 @@ def _look(rng: Rng, others: list[Look]) -> Look:
 def _place(rng: Rng, looks: list[Look], height: int, width: int) -> list[Thing] | None:
     """Radii and centres, mildly overlapping at most; None when the things did not fit."""
     side = min(height, width)
-    largest = (0.27, 0.25, 0.22, 0.2, 0.18)[len(looks) - 2]
-    radii = side * np.exp(rng.uniform(np.log(0.1), np.log(largest), len(looks)))
+    largest = (0.28, 0.26, 0.24, 0.21, 0.19)[len(looks) - 2]
+    radii = side * np.exp(rng.uniform(np.log(0.12), np.log(largest), len(looks)))
     placed: list[tuple[float, float, float]] = []
     for radius in radii:
         for _ in range(30):

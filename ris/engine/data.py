@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from refer import REFER
 from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
+from ris.engine.sampler import PictureSampler
 
 
 def open_refer(data: dict[str, Any]) -> REFER:
@@ -39,11 +40,15 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
         overlap=data["overlap"],
         text_field=data["text_field"],
         seed=settings["seed"],
+        keep_in_memory=data["keep_in_memory"],
     )
+    sampler: Sampler[int] = DefaultSampler(dataset, shuffle=True, seed=settings["seed"])
+    if data["group_by_picture"]:
+        sampler = PictureSampler([ref.picture.image_id for ref in dataset.refs], settings["seed"])
     return DataLoader(
         dataset,
         batch_size=settings["schedule"]["batch_size"],
-        sampler=DefaultSampler(dataset, shuffle=True, seed=settings["seed"]),
+        sampler=sampler,
         num_workers=data["workers"],
         collate_fn=collate_refs,
         pin_memory=device == "cuda",
@@ -63,6 +68,7 @@ def picture_loader(
         sentence_mode=data["eval_sentences"],
         overlap=data["overlap"],
         text_field=data["text_field"],
+        keep_in_memory=data["keep_in_memory"],
     )
     return DataLoader(
         dataset,

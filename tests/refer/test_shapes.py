@@ -135,7 +135,7 @@ def test_every_thing_is_big_enough_and_mostly_visible() -> None:
         assert 2 <= len(scene.things) <= 6
         for thing, area, (cover, _, _) in zip(scene.things, scene.areas, scene.covers, strict=True):
             assert area >= 0.7 * (cover >= 0.5).sum()
-            assert 35 <= 2 * thing.radius <= 112
+            assert 60 <= 2 * thing.radius <= 144
 
 
 def test_held_out_pairs_are_in_test_b_only(data: Data) -> None:

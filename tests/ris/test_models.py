@@ -54,7 +54,7 @@ def test_every_head_keeps_the_contract(config):
 def test_unknown_heads_and_arguments_are_named():
     with pytest.raises(OptionError, match=r"VPDDecoder, mmseg\."):
         build_head({"type": "Decoder"}, CHANNELS)
-    with pytest.raises(OptionError, match="mmseg.UPerHeadd is unknown"):
+    with pytest.raises(OptionError, match=r"mmseg\.UPerHeadd is unknown"):
         build_head({"type": "mmseg.UPerHeadd"}, CHANNELS)
     with pytest.raises(OptionError, match="cannot be built"):
         build_head({"type": "VPDDecoder", "depth": 3}, CHANNELS)
@@ -134,7 +134,7 @@ def test_cached_latents_give_the_same_loss():
 
 def test_a_full_latent_cache_takes_no_more(model):
     system = VPDRefer(model.backbone, latent_cache_mb=1)
-    system.latent_cache_bytes = 3 * 16 * 8 * 8 * 4  # three latents of 64 x 64 pictures
+    system.latent_cache_bytes = 3 * 32 * 8 * 8 * 4  # three latents of 64 x 64 pictures
     image, mask = torch.zeros(5, 3, 64, 64), torch.zeros(5, 64, 64, dtype=torch.uint8)
     system(image, list("abcde"), mask, mode="loss", image_id=[1, 2, 3, 4, 5])
     assert len(system._latents) == 3

@@ -32,7 +32,7 @@ def test_pyramid_contract_at_any_size(tiny, size):
 def test_features_equal_diffusers_own_forward(tiny):
     """Hooks on the modules that diffusers' own forward runs see the same features."""
     torch.manual_seed(0)
-    latent, text = torch.randn(2, 4, 16, 16), torch.randn(2, 16, 64)
+    latent, text = torch.randn(2, 32, 16, 16), torch.randn(2, 16, 64)
     unet = tiny.unet
     seen = {}
 
@@ -46,7 +46,7 @@ def test_features_equal_diffusers_own_forward(tiny):
         3: unet.up_blocks[0].resnets[0],
         2: unet.up_blocks[1].attentions[0],
         1: unet.up_blocks[2].attentions[0],
-        0: unet.up_blocks[3].attentions[1],
+        0: unet.up_blocks[3].resnets[1],
     }
     handles = [m.register_forward_hook(keep(n)) for n, m in modules.items()]
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_features_equal_diffusers_own_forward(tiny):
 def test_maps_equal_a_plain_softmax(tiny):
     """The level-2 map is the mean over layers and heads of softmax(q k^T / sqrt(d))."""
     torch.manual_seed(1)
-    latent, text = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 64)
+    latent, text = torch.randn(1, 32, 16, 16), torch.randn(1, 16, 64)
     context = tiny.adapter(text)
     layers = [
         *(t.transformer_blocks[0].attn2 for t in tiny.unet.up_blocks[1].attentions),
@@ -100,7 +100,7 @@ def test_pairs_share_a_picture(tiny):
 
 
 def test_kernels_agree_and_unknown_ones_are_refused():
-    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
     found = []
     for kernel in ("sdpa", "eager"):
         torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_kernels_agree_and_unknown_ones_are_refused():
 )
 def test_unet_modes_decide_what_learns(mode, unet_learns):
     backbone = DiffusionBackbone.from_name("tiny", token_length=8, unet_mode=mode, lora_rank=2)
-    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
     before = {name: value.clone() for name, value in backbone.named_parameters()}
     trained = [p for p in backbone.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1.0)
@@ -136,7 +136,7 @@ def test_unet_modes_decide_what_learns(mode, unet_learns):
 
 
 def test_checkpointing_changes_no_gradient():
-    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_bad_input_is_named(tiny):
     with pytest.raises(TextError, match="sentence 1 of 2"):
         tiny.encode_text(["fine", "  "])
     with pytest.raises(ConfigError, match=r"5 tokens.*token_length 16"):
-        tiny(torch.zeros(1, 4, 8, 8), torch.zeros(1, 5, 64))
+        tiny(torch.zeros(1, 32, 8, 8), torch.zeros(1, 5, 64))
     with pytest.raises(ConfigError, match="frozen, finetune, lora"):
         DiffusionBackbone.from_name("tiny", token_length=8, unet_mode="thawed")
     with pytest.raises(ConfigError, match="sd15, sd21, tiny"):
@@ -177,7 +177,7 @@ def test_bad_input_is_named(tiny):
 
 
 def test_timestep_changes_features():
-    latent, text = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
     with torch.no_grad():
         one, other = (
             DiffusionBackbone.from_name("tiny", token_length=8, timestep=t)(latent, text)

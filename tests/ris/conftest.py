@@ -1,0 +1,38 @@
+"""A small generated data set and one trained run, shared by the tests of the systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ris.cli import main
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RefShapes with 24 training and 6 validation pictures."""
+    from refer.shapes import generate
+
+    root = tmp_path_factory.mktemp("shapes")
+    generate(root, train=24, val=6, test_a=3, test_b=3, size=128, workers=1, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def train_arguments(shapes_root: Path) -> list[str]:
+    """`ris train` on that data with the tiny backbone; a --logdir must follow."""
+    return [
+        "train", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu",
+        "--refer_data_root", str(shapes_root), "--img_size", "64", "--workers", "0",
+        "--batch-size", "8", "--print-freq", "2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two epochs; its best weights are in `best/model_best_refshapes`."""
+    folder = tmp_path_factory.mktemp("run")
+    arguments = [*train_arguments, "--logdir", str(folder), "--epochs", "2"]
+    assert main([*arguments, "--output-dir", str(folder / "best")]) == 0
+    return folder

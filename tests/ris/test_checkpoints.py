@@ -1,0 +1,144 @@
+"""Our own folders: what is saved comes back; what is damaged or contradicts itself is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from ris import checkpoints
+from ris.cli import main
+from ris.errors import CheckpointError
+from ris.models import VPDRefer
+from vpd import DiffusionBackbone, WeightsError
+from vpd.weights import load_components
+from vpd.zoo import ZOO
+
+
+def system(mode: str = "frozen", source: object = None, **head: object) -> VPDRefer:
+    torch.manual_seed(0)
+    components = load_components(source, ZOO["tiny"], seed=3)
+    backbone = DiffusionBackbone(components, token_length=8, unet_mode=mode, lora_rank=2)
+    return VPDRefer(backbone, {"type": "VPDDecoder", **head}).eval()
+
+
+def answer(model: VPDRefer) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64), ["a cat"])
+
+
+@pytest.fixture(scope="module")
+def sd_folder(tmp_path_factory):
+    """A diffusers folder with the tiny shapes, as a user would have Stable Diffusion."""
+    from diffusers import AutoencoderKL
+
+    path = tmp_path_factory.mktemp("sd")
+    parts = load_components("random", ZOO["tiny"], seed=3)
+    parts.unet.save_pretrained(path / "unet")
+    AutoencoderKL(**ZOO["tiny"].vae).save_pretrained(path / "vae")
+    parts.text_encoder.save_pretrained(path / "text_encoder")
+    parts.tokenizer.save_pretrained(path / "tokenizer")
+    return path
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune", "lora"])
+def test_a_random_backbone_is_saved_whole(tmp_path, mode):
+    model = system(mode)
+    checkpoints.save(model, tmp_path / "model", image_size=64)
+    again = checkpoints.load(tmp_path / "model")
+    assert torch.equal(answer(model), answer(again))
+    assert again.backbone.unet_mode == mode
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune", "lora"])
+def test_frozen_weights_stay_at_their_source(tmp_path, sd_folder, mode):
+    model = system(mode, sd_folder)
+    checkpoints.save(model, tmp_path / "model")
+    again = checkpoints.load(tmp_path / "model")
+    assert torch.equal(answer(model), answer(again))
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        saved = set(file.keys())
+    assert not [name for name in saved if name.startswith(("backbone.vae", "backbone.text_enc"))]
+    unet = [name for name in saved if name.startswith("backbone.unet.")]
+    assert bool(unet) == (mode != "frozen")
+    assert all("lora" in name for name in unet) == (mode != "finetune")
+
+
+def test_other_frozen_weights_are_refused(tmp_path, sd_folder):
+    import shutil
+
+    checkpoints.save(system("frozen", sd_folder), tmp_path / "model")
+    other = tmp_path / "other"
+    shutil.copytree(sd_folder, other)
+    load_components("random", ZOO["tiny"], seed=4).unet.save_pretrained(other / "unet")
+    with pytest.raises(CheckpointError, match=r"those in .*other are others"):
+        checkpoints.load(tmp_path / "model", weights_source=other)
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path):
+    checkpoints.save(system(), tmp_path / "model", epoch=1)
+    checkpoints.save(system(), tmp_path / "model", epoch=2)
+    assert checkpoints.read_config(tmp_path / "model")["info"] == {"epoch": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failed_save_keeps_the_old_one(tmp_path, monkeypatch):
+    checkpoints.save(system(), tmp_path / "model", epoch=1)
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(system(), tmp_path / "model", epoch=2)
+    assert checkpoints.read_config(tmp_path / "model")["info"] == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_damage_is_named(tmp_path):
+    checkpoints.save(system(), tmp_path / "model")
+    folder = tmp_path / "model"
+    with pytest.raises(CheckpointError, match="token_length 8, but 40"):
+        checkpoints.load(folder, token_length=40)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(WeightsError, match="truncated"):
+        checkpoints.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "model.safetensors").write_bytes(weights)
+    config["head"]["channels"] = 8
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="wrong shapes: head"):
+        checkpoints.load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        checkpoints.load(folder)
+
+
+def test_convert_to_the_released_layout_and_back(tmp_path, released_file):
+    """Folder -> .pth -> the same tensors; a released file -> folder keeps them too."""
+    from ris.released import load_released
+
+    text = tmp_path / "text"
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        )
+    ).save_pretrained(text)
+    heads = ["--num_heads", "4"]
+    arguments = ["convert", str(released_file), str(tmp_path / "folder"), "--text", str(text)]
+    assert main([*arguments, *heads]) == 0
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 0
+    one = load_released(released_file, {"num_heads": 4}).state_dict()
+    two = load_released(tmp_path / "back.pth", {"num_heads": 4}).state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 2

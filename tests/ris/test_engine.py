@@ -1,0 +1,137 @@
+"""Parts of the engine: settings, samplers, optimizer groups, precision, reports, token counts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from ris.commands import tokens
+from ris.engine import optim, report, settings
+from ris.engine.sampler import PictureSampler
+from ris.errors import OptionError
+from vpd import DiffusionBackbone
+
+
+def test_the_published_recipe_is_the_default():
+    config = settings.load(settings.find_config("res", "refcocog", "sd15", None))
+    assert config.data.token_length == 77
+    assert config.data.split_by == "umd"
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.power) == (5e-5, 1e-2, 0.9)
+    assert (config.schedule.epochs, config.schedule.batch_size) == (40, 4)
+    assert tuple(config.model.class_weight) == (0.9, 1.1)
+    assert config.data.overlap == "drop"
+    assert config.model.backbone.unet_mode == "frozen"
+    assert config.model.backbone.timestep == 1
+    assert config.model.backbone.map_gradient is False
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "refcoco+", "refcocog", "refclef", "refshapes"])
+@pytest.mark.parametrize("backbone", ["sd15", "tiny"])
+def test_every_config_loads(dataset, backbone):
+    config = settings.load(settings.find_config("res", dataset, backbone, None))
+    assert config.data.dataset == dataset
+    assert config.model.backbone.name == backbone
+
+
+def test_overrides_are_checked():
+    path = settings.find_config("res", "refcoco", "sd15", 512)
+    assert settings.load(path, {"data.image_size": 256}).data.image_size == 256
+    head = settings.load(path, {"model.head.channels": 64}).model.head
+    assert head == {"type": "VPDDecoder", "channels": 64}
+    with pytest.raises(OptionError, match=r"'optim\.rate' is unknown.*optim\.lr"):
+        settings.load(path, {"optim.rate": 1})
+    with pytest.raises(OptionError, match="batch_size must be 1 or more"):
+        settings.load(path, {"schedule.batch_size": 0})
+    with pytest.raises(OptionError, match="does not exist"):
+        settings.load(path.with_name("none.py"))
+
+
+def test_a_pictures_refs_stay_together():
+    pictures = [5, 5, 7, 5, 9, 7]
+    sampler = PictureSampler(pictures, seed=3)
+    orders = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(6))
+        seen = [pictures[index] for index in order]
+        changes = sum(a != b for a, b in itertools.pairwise(seen))
+        assert changes == 2
+        orders.append(order)
+    assert len({tuple(order) for order in orders}) > 1
+    sampler.set_epoch(1)
+    assert list(sampler) == orders[1]
+
+
+def test_ranks_share_the_refs(monkeypatch):
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr("ris.engine.sampler.get_dist_info", lambda rank=rank: (rank, 2))
+        shares.append(list(PictureSampler([1, 1, 2, 2, 3], seed=0)))
+    assert len(shares[0]) == len(shares[1]) == 3
+    assert set(shares[0] + shares[1]) == set(range(5))
+
+
+def test_only_norms_inside_transformers_are_spared_decay():
+    """The published rule, counted on Stable Diffusion 1.5: 128 tensors."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from ris.models import VPDRefer
+    from vpd.weights import Components, encoder_only
+    from vpd.zoo import ZOO
+
+    sd = ZOO["sd15"]
+    with torch.device("meta"):
+        parts = Components(
+            UNet2DConditionModel(**sd.unet), encoder_only(AutoencoderKL(**sd.vae)), None, None, "x"
+        )
+        model = VPDRefer(DiffusionBackbone(parts, token_length=40, unet_mode="finetune"))
+    decayed, spared = optim.parameter_groups(model, 1e-2)
+    assert len(spared["params"]) == 128
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-2, 0.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len(decayed["params"]) + 128 == len(trained)
+
+
+def test_bf16_autocast_reaches_the_forward_pass_on_cpu():
+    model = torch.nn.Linear(4, 4)
+    wrapper = optim.AutocastOptimWrapper(
+        torch.optim.SGD(model.parameters(), 0.1), device="cpu", dtype=torch.bfloat16
+    )
+    with wrapper.optim_context(model):
+        assert model(torch.ones(1, 4)).dtype == torch.bfloat16
+    assert model(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_reports_are_whole_or_absent(tmp_path):
+    report.write_json(tmp_path / "a" / "metrics.json", {"oIoU": 1.5})
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == {"oIoU": 1.5}
+    with pytest.raises(TypeError):
+        report.write_json(tmp_path / "a" / "metrics.json", {("a", "b"): 1})
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == {"oIoU": 1.5}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["metrics.json"]
+    assert report.environment()["versions"]["torch"]
+
+
+def test_token_lengths_are_recommended_from_counts():
+    counts = {"train": Counter({5: 5000, 21: 4}), "val": Counter({7: 900})}
+    assert tokens.recommend(counts) == 16  # 4 of 5004 is less than one in a thousand
+    counts["val"][23] = 1
+    assert tokens.recommend(counts) == 24
+    text = tokens.report(counts)
+    assert "recommended: --token_length 24" in text
+    assert "longest 23 tokens" in text
+
+
+def test_token_command_on_real_sentences(shared, capsys):
+    from ris.cli import main
+
+    root = str(shared / "data" / "refer_mini")
+    assert main(["tokens", "refcoco", "--splitBy", "mini", "--refer_data_root", root]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 189 sentences" in printed
+    assert "recommended" in printed

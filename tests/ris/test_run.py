@@ -1,0 +1,187 @@
+"""Train, test, predict and score as a user does, on generated data with the tiny backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refer import REFER
+from refer.evaluation import load_records
+from ris import checkpoints
+from ris.cli import main
+
+BEST = "best/model_best_refshapes"
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert set(metrics["scores"]) == {f"P@0.{n}" for n in range(5, 10)} | {"oIoU", "mIoU"}
+    assert metrics["protocol"]["resolution"] == "64x64"
+    assert metrics["protocol"]["prediction"] == "argmax"
+    assert metrics["counts"]["pictures"] == 6
+    assert metrics["optimizer_steps"] == 2 * (metrics["train_refs"] // 8)
+    for entry in ("data_hash", "seconds", "peak_memory", "environment", "settings"):
+        assert metrics[entry], entry
+    assert list(trained.glob("overlays/epoch002_val_*.png"))
+    assert (trained / "curves.png").stat().st_size > 1000
+    assert list(trained.glob("*/vis_data/events.out.tfevents.*"))
+    assert not list(trained.rglob("*.part"))
+
+
+def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path, capsys):
+    """Same weights, same split: the integers of the best epoch come again."""
+    arguments = [
+        "test", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu",
+        "--checkpoint", str(trained / BEST), "--refer_data_root", str(shapes_root),
+        "--img_size", "64", "--workers", "0", "--logdir", str(tmp_path), "--keep-masks",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    best = checkpoints.read_config(trained / BEST)["info"]["val_oIoU"]
+    assert metrics["scores"]["oIoU"] == pytest.approx(best, abs=1e-9)
+    assert "oIoU" in capsys.readouterr().out
+
+    records = load_records(tmp_path / "records_val.jsonl").records
+    refer = REFER(shapes_root, "refshapes")
+    sentences = sum(len(r["sentences"]) for r in refer.loadRefs(refer.getRefIds(split="val")))
+    assert len(records) == sentences == metrics["counts"]["n_items"]
+    total = sum(r.intersection for r in records) / sum(r.union for r in records)
+    assert metrics["scores"]["oIoU"] == pytest.approx(100 * total)
+
+    score = ["score", str(tmp_path / "records_val.jsonl"), "--protocol", "cris"]
+    assert main([*score, "--refer_data_root", str(shapes_root), "--dataset", "refshapes"]) == 0
+    assert "native" in capsys.readouterr().out
+
+
+def test_resume_goes_on_where_it_stopped(train_arguments, trained, tmp_path):
+    """One epoch, then --resume auto to two: the step count, the best score and the state go on."""
+    arguments = [*train_arguments, "--logdir", str(tmp_path), "--output-dir", str(tmp_path / "b")]
+    assert main([*arguments, "--epochs", "1"]) == 0
+    first = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    assert main([*arguments, "--epochs", "2", "--resume", "auto"]) == 0
+    assert (tmp_path / "epoch_2.pth").is_file()
+    log = "".join(path.read_text() for path in tmp_path.glob("*/*.log"))
+    assert "resumed epoch: 1" in log
+    # Frozen weights stay out of resume checkpoints.
+    assert not any(name.startswith("backbone.vae.") for name in first["state_dict"])
+
+
+def test_two_processes_score_the_same_integers(trained, shapes_root, tmp_path, repo):
+    """Sharded evaluation on a split whose size two does not divide... and none counted twice."""
+    results = []
+    for processes in (1, 2):
+        logdir = tmp_path / str(processes)
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+        command = [
+            sys.executable, *(launch if processes > 1 else []), "-m", "ris.cli", "test",
+            "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu", "--split", "testA",
+            "--checkpoint", str(trained / BEST), "--refer_data_root", str(shapes_root),
+            "--img_size", "64", "--workers", "0", "--logdir", str(logdir),
+            "--set", "data.eval_pictures=1",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        assert run.returncode == 0, run.stderr[-2000:]
+        results.append(load_records(logdir / "records_testA.jsonl").records)
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_alike(train_arguments, tmp_path, repo):
+    """DDP on CPU runs, and both ranks end with one model."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+        "29618", "-m", "ris.cli", *train_arguments, "--logdir", str(tmp_path), "--epochs", "1",
+        "--output-dir", str(tmp_path / "b"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-2000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["world_size"] == 2
+    assert metrics["total_batch"] == 16
+
+
+def test_predict_draws_every_expression(trained, shapes_root, tmp_path, capsys):
+    picture = next((shapes_root / "images" / "refshapes").glob("*.jpg"))
+    out = tmp_path / "overlay.png"
+    arguments = ["predict", str(picture), "the circle", "red star on the left"]
+    weights = ["--weights", str(trained / BEST), "--out", str(out), "--masks", str(tmp_path)]
+    assert main([*arguments, *weights]) == 0
+    drawn = Image.open(out)
+    assert drawn.width >= 256
+    assert drawn.height > 128  # the legend is below the picture
+    masks = sorted(tmp_path.glob(f"{picture.stem}_*.png"))
+    assert len(masks) == 2
+    assert Image.open(masks[0]).size == Image.open(picture).size
+    assert "'the circle'" in capsys.readouterr().out
+
+
+def test_odd_pictures_work_and_broken_ones_are_named(trained, tmp_path, capsys):
+    weights = ["--weights", str(trained / BEST), "--out", str(tmp_path / "o.png")]
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8))
+    grey.save(tmp_path / "grey.png")
+    grey.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    grey.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    for name in ("grey.png", "cmyk.jpg", "turned.jpg"):
+        assert main(["predict", str(tmp_path / name), "the circle", *weights]) == 0
+    (tmp_path / "o.png").unlink()
+    whole = (tmp_path / "cmyk.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").touch()
+    for name in ("cut.jpg", "empty.jpg", "absent.jpg"):
+        assert main(["predict", str(tmp_path / name), "the circle", *weights]) == 2
+        assert name in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "grey.png"), " ", *weights]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--splitBy", "google"], "google"),
+        (["--refer_data_root", "/nowhere"], "/nowhere"),
+        (["--img_size", "100"], "multiple of 64"),
+        (["--token_length", "99"], "outside 3 to 77"),
+        (["--set", "data.sise=3"], "data.sise"),
+        (["--unet_mode", "thawed"], "frozen, finetune, lora"),
+        (["--precision", "fp8"], "fp32 or bf16"),
+        (["--resume", "absent.pth"], "absent.pth"),
+        (["--backbone", "sd99"], "refshapes_tiny_128"),
+    ],
+)
+def test_bad_options_are_one_clear_line(train_arguments, tmp_path, capsys, extra, message):
+    assert main([*train_arguments, "--logdir", str(tmp_path / "run"), *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_scripts_refuse_bad_calls_and_pass_options_on(repo):
+    for script, arguments in (("train.sh", ["refcoco"]), ("train.sh", ["refcoco", "x", "all"])):
+        run = subprocess.run(["bash", str(repo / script), *arguments], capture_output=True)
+        assert run.returncode == 2
+    assert not (Path.cwd() / "x").exists()
+
+
+def test_wrong_split_and_wrong_token_length(trained, shapes_root, tmp_path, capsys):
+    arguments = [
+        "test", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu",
+        "--checkpoint", str(trained / BEST), "--refer_data_root", str(shapes_root),
+        "--workers", "0", "--logdir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert main([*arguments, "--split", "testC"]) == 2
+    assert "testA" in capsys.readouterr().err
+    assert main([*arguments, "--token_length", "40"]) == 2
+    assert "token_length 16, but 40" in capsys.readouterr().err
