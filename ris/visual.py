@@ -22,7 +22,8 @@ PALETTE = (
     (213, 94, 0),
     (204, 121, 167),
 )
-ALPHA = 0.5
+ALPHA = 0.35  # of the fill
+DIM = 0.45  # brightness left outside the masks
 
 
 def overlay(
@@ -31,7 +32,7 @@ def overlay(
     labels: Sequence[str],
     truths: Sequence[np.ndarray] = (),
 ) -> Image.Image:
-    """Fill each mask in its colour, outline it, and write the legend below the picture.
+    """Tint and outline each mask, dim the rest, and write the legend below the picture.
 
     Args:
         picture: uint8 [H, W, 3] RGB.
@@ -49,6 +50,8 @@ def overlay(
         [_enlarged(truth, factor) for truth in truths],
     )
     canvas = picture.astype(np.float32)
+    # Dimmed around the masks: no fill colour stands out from every picture.
+    canvas[~np.any([mask.astype(bool) for mask in masks], axis=0)] *= DIM
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
     for mask, colour in zip(masks, colours, strict=True):
         inside = mask.astype(bool)

@@ -40,7 +40,14 @@ data = dict(
     workers=4,
 )
 optim = dict(
-    lr=5e-5, weight_decay=1e-2, amsgrad=False, precision="fp32", power=0.9, clip=None, accumulate=1
+    lr=5e-5,
+    weight_decay=1e-2,
+    amsgrad=False,
+    precision="fp32",
+    power=0.9,
+    warmup=0,  # steps of linear rise
+    clip=None,  # largest gradient norm
+    accumulate=1,
 )
 schedule = dict(epochs=40, batch_size=4, val_interval=1, print_freq=50)
 protocol = "vpd"

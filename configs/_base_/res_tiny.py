@@ -13,5 +13,5 @@ data = dict(
     keep_in_memory=True,
     workers=0,
 )
-optim = dict(lr=2e-3, clip=1.0)
-schedule = dict(epochs=9, batch_size=32, print_freq=20, val_interval=3)
+optim = dict(lr=2e-3, clip=1.0, warmup=50)
+schedule = dict(epochs=14, batch_size=32, print_freq=20, val_interval=7)

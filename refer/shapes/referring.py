@@ -21,16 +21,16 @@ _T = TypeVar("_T")
 # Set by trial: what people say most (look, then place) comes most, and no kind is rare, though
 # some are possible in few scenes and some in almost all.
 _KIND_WEIGHTS = {
-    "shape": 0.6,
+    "shape": 0.4,
     "colour": 3.0,
-    "texture": 0.8,
+    "texture": 0.6,
     "size": 1.4,
-    "place": 1.6,
-    "superlative": 0.7,
+    "place": 1.8,
+    "superlative": 0.8,
     "relation": 0.5,
-    "negation": 0.35,
+    "negation": 0.3,
 }
-_REDUNDANT = 0.4  # how often one word more than needed is said, as people do
+_REDUNDANT = 0.5  # how often one word more than needed is said, as people do
 _NAMED = 0.75  # how often the shape is said though "thing" would do
 
 

@@ -24,7 +24,7 @@ Rng = np.random.Generator
 Look = tuple[str, str, str]  # colour, shape, texture
 
 MIN_VISIBLE = 0.7  # of a thing's own mask
-_COUNTS, _COUNT_WEIGHTS = (2, 3, 4, 5, 6), (0.2, 0.3, 0.25, 0.15, 0.1)
+_COUNTS, _COUNT_WEIGHTS = (2, 3, 4, 5, 6), (0.25, 0.35, 0.22, 0.12, 0.06)
 _TEXTURE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
 _MAX_TILT = {"square": 22, "triangle": 28, "star": 36, "cross": 22, "hexagon": 30, "heart": 25}
 _LIGHT_ACCENT = frozenset({"red", "green", "blue", "purple", "black"})
@@ -102,7 +102,7 @@ def _place(rng: Rng, looks: list[Look], height: int, width: int) -> list[Thing] 
     """Radii and centres, mildly overlapping at most; None when the things did not fit."""
     side = min(height, width)
     largest = (0.28, 0.26, 0.24, 0.21, 0.19)[len(looks) - 2]
-    radii = side * np.exp(rng.uniform(np.log(0.12), np.log(largest), len(looks)))
+    radii = side * np.exp(rng.uniform(np.log(0.13), np.log(largest), len(looks)))
     placed: list[tuple[float, float, float]] = []
     for radius in radii:
         for _ in range(30):

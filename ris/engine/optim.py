@@ -84,13 +84,21 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
     )
 
 
-def poly_schedule(iterations: int, power: float) -> dict[str, Any]:
-    """lr * (1 - step / iterations) ** power, stepped every iteration."""
-    return {
+def poly_schedule(iterations: int, power: float, warmup: int = 0) -> list[dict[str, Any]]:
+    """lr * (1 - step / iterations) ** power, stepped every iteration.
+
+    warmup: iterations of linear rise before it (the published recipe has none).
+    """
+    poly = {
         "type": "PolyLR",
         "power": power,
         "eta_min": 0.0,
         "by_epoch": False,
-        "begin": 0,
-        "end": iterations,
+        "begin": warmup,
+        # mmengine decays over `end - begin - 1` steps; the published recipe over all of them.
+        "end": iterations + 1,
     }
+    if not warmup:
+        return [poly]
+    rise = {"type": "LinearLR", "start_factor": 0.02, "by_epoch": False, "begin": 0, "end": warmup}
+    return [rise, poly]

@@ -64,7 +64,9 @@ def train(
         },
         val_cfg={},
         optim_wrapper=optim.build_optimizer(model, settings["optim"], kind),
-        param_scheduler=[optim.poly_schedule(steps, config.optim.power)],
+        param_scheduler=optim.poly_schedule(
+            steps, config.optim.power, min(config.optim.warmup, steps // 2)
+        ),
         custom_hooks=[
             hooks.EpochHook(),
             hooks.LeanCheckpointHook(),

@@ -135,3 +135,26 @@ def test_token_command_on_real_sentences(shared, capsys):
     printed = capsys.readouterr().out
     assert "train: 189 sentences" in printed
     assert "recommended" in printed
+
+
+def test_the_schedule_is_poly_and_may_rise_first():
+    """mmengine's own schedulers, stepped, against the closed form."""
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    for warmup in (0, 3):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        built = [
+            PARAM_SCHEDULERS.build({**part, "optimizer": optimizer})
+            for part in optim.poly_schedule(10, 0.9, warmup)
+        ]
+        rates = []
+        for _ in range(10):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            for scheduler in built:
+                scheduler.step()
+        for step in range(warmup, 10):
+            expected = (1 - (step - warmup) / (10 - warmup)) ** 0.9
+            assert rates[step] == pytest.approx(expected, rel=1e-9)
+        assert rates[:warmup] == sorted(rates[:warmup])
