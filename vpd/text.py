@@ -94,8 +94,10 @@ def encode(
     positions = encoder.config.max_position_embeddings
     if not 2 < token_length <= positions:
         raise ConfigError(f"token_length {token_length} is outside 3 to {positions}")
-    ids = tokenize(tokenizer, sentences, token_length)
-    return encoder(input_ids=ids.to(encoder.device)).last_hidden_state
+    ids = tokenize(tokenizer, sentences, token_length).to(encoder.device)
+    # The features are cached across training and evaluation, so autocast must not decide them.
+    with torch.autocast(encoder.device.type, enabled=False):
+        return encoder(input_ids=ids).last_hidden_state
 
 
 class TextAdapter(nn.Module):

@@ -30,18 +30,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: str | Path) -> None:
-    """One tile a picture, evenly taken from the split: truth on the left, prediction right."""
+    """One tile a picture, evenly taken from the split, its first ref and sentence: truth, found."""
     import numpy as np
     from PIL import Image
 
     from ris.visual import overlay, sheet
 
     refs = refer.loadRefs(refer.getRefIds(split=split))
-    by_picture = {ref["image_id"]: ref for ref in refs}
+    by_picture: dict[int, Any] = {}
+    for ref in refs:
+        by_picture.setdefault(ref["image_id"], ref)
     chosen = list(by_picture.values())[:: max(1, len(by_picture) // count)][:count]
     tiles = []
     for ref in chosen:
-        sentence = ref["sentences"][-1]["sent"]
+        sentence = ref["sentences"][0]["sent"]
         predictor.set_image(refer.image_path(ref["image_id"]))
         picture = np.asarray(predictor.picture)
         truth = refer.getMask(ref)["mask"].astype(bool)

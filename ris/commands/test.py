@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ris.commands import options
 
@@ -31,17 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     config = options.load_config(arguments)
+    from ris.checkpoints import read_config
     from ris.engine.run import evaluate
 
     checkpoint = Path(arguments.checkpoint)
     work_dir = arguments.logdir or (
         f"work_dirs/test/{checkpoint.stem}_{config.data.dataset}_{arguments.split}"
     )
-    extra = {}
+    extra: dict[str, Any] = {"attention_kernel": config.model.backbone.attention_kernel}
     if not checkpoint.is_dir():
-        extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
-    elif config.model.backbone.source:
-        extra = {"weights_source": config.model.backbone.source}
+        extra |= {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
+    else:
+        if config.model.backbone.source:
+            extra["weights_source"] = config.model.backbone.source
+        trained_at = read_config(checkpoint)["info"].get("image_size")
+        if trained_at and "data.image_size" not in options.overrides(arguments):
+            config.data.image_size = trained_at
     evaluate(
         config,
         str(checkpoint),
@@ -49,7 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         device=arguments.device,
         keep_masks=arguments.keep_masks,
-        attention_kernel=config.model.backbone.attention_kernel,
-        **extra,
+        load_options=extra,
     )
     print(f"scores and protocol: {work_dir}/metrics.json")

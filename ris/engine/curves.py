@@ -1,4 +1,4 @@
-"""The curves of a run, read back from its scalar log: loss by step, scores by epoch."""
+"""The curves of a run, read back from its scalar log: loss and scores by step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw(work_dir: Path) -> Path | None:
         if scores:
             points = [(row["step"], row[name]) for row in scores]
             right.plot(*zip(*points, strict=True), marker=".", label=name, color=colour)
-    right.set(xlabel="epoch", ylabel="validation, percent", ylim=(0, 100))
+    right.set(xlabel="step", ylabel="validation, percent", ylim=(0, 100))
     if scores:
         right.legend(frameon=False)
     for axis in (left, right):

@@ -102,15 +102,20 @@ def evaluate(
     split: str,
     device: str = "auto",
     keep_masks: bool = False,
-    **load_options: Any,
+    load_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint on a split; writes metrics.json and records_<split>.jsonl."""
+    """Score a checkpoint on a split; writes metrics.json and records_<split>.jsonl.
+
+    load_options: what `ris.checkpoints.load` takes beside the token length.
+    """
     started = time.time()
     launcher = launch.setup(device)
     resume.make_checkpoints_safe()
     settings = config.to_dict()
     refer = data.open_refer(settings["data"])
-    model = checkpoints.load(checkpoint, token_length=config.data.token_length, **load_options)
+    model = checkpoints.load(
+        checkpoint, token_length=config.data.token_length, **(load_options or {})
+    )
     model.sentence_batch = config.model.sentence_batch
     loader = data.picture_loader(refer, split, settings, _device_kind(device))
     scores: dict[str, Any] = {}

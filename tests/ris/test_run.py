@@ -185,3 +185,38 @@ def test_wrong_split_and_wrong_token_length(trained, shapes_root, tmp_path, caps
     assert "testA" in capsys.readouterr().err
     assert main([*arguments, "--token_length", "40"]) == 2
     assert "token_length 16, but 40" in capsys.readouterr().err
+
+
+def test_a_released_file_is_scored(released_file, shapes_root, tmp_path, capsys):
+    """test.sh's way: a released-format .pth, its CLIP from a folder, its token length checked."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        )
+    ).save_pretrained(tmp_path / "clip")
+    arguments = [
+        "test", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu",
+        "--checkpoint", str(released_file), "--refer_data_root", str(shapes_root), "--workers", "0",
+        "--logdir", str(tmp_path / "run"), "--num_heads", "4", "--text", str(tmp_path / "clip"),
+    ]  # fmt: skip
+    assert main([*arguments, "--token_length", "12"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["protocol"]["resolution"] == "128x128"
+    assert main([*arguments, "--token_length", "16"]) == 2
+    assert "token_length 12, but 16" in capsys.readouterr().err
+    # Without a reachable CLIP the message tells where it can come from.
+    assert main([*arguments[:-2], "--token_length", "12"]) == 2
+    assert "clip-vit-large-patch14" in capsys.readouterr().err
+
+
+def test_a_folder_is_tested_at_the_size_it_was_trained_at(trained, shapes_root, tmp_path):
+    arguments = [
+        "test", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu", "--checkpoint",
+        str(trained / BEST), "--refer_data_root", str(shapes_root), "--workers", "0",
+        "--logdir", str(tmp_path),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["protocol"]["resolution"] == "64x64"
