@@ -260,7 +260,12 @@ def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "refer.shapes", str(tmp_path), "--train", "5000", "--quiet"]
     repo = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
-        [*command, "--workers", "2"], cwd=repo, start_new_session=True, stderr=subprocess.PIPE
+        [*command, "--workers", "2"],
+        cwd=repo,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as run:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".refshapes-*/images/refshapes/*.jpg")):
