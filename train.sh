@@ -26,7 +26,7 @@ else
   launch=("$python" -m torch.distributed.run --nproc_per_node "$gpus" --nnodes "${NNODES:-1}"
     --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
     --master_port "${MASTER_PORT:-29500}" -m ris.cli)
-  device=()
+  device=(--device cuda)
 fi
 "${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" 2>&1 |
   tee -a "$logdir/log.txt"

@@ -124,7 +124,8 @@ def load(
             raise CheckpointError(
                 f"{path} was trained on the frozen weights of {frozen['source']}; those in "
                 f"{source} are others (fingerprint {found[:12]}, not "
-                f"{frozen['fingerprint'][:12]}); pass --weights with the original ones"
+                f"{frozen['fingerprint'][:12]}); name the original ones (ris test --weights, "
+                "ris predict or convert --sd)"
             )
     return model.eval()
 

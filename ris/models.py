@@ -55,7 +55,7 @@ class VPDRefer(BaseModel):
         latent_cache_mb: int = 0,
         ignore_sentence: bool = False,
     ) -> None:
-        super().__init__(data_preprocessor=PicturePreprocessor())
+        super().__init__(data_preprocessor=PicturePreprocessor(non_blocking=True))
         if sentence_batch < 1:
             raise OptionError(f"sentence_batch must be 1 or more, got {sentence_batch}")
         self.backbone = backbone
@@ -90,7 +90,8 @@ class VPDRefer(BaseModel):
             if mask is None:
                 raise OptionError("mode 'loss' needs the masks of the batch")
             latent = self._cached_latent(image, image_id)
-            return {"loss": self.loss(self.logits(latent, text, image.shape[-2:]), mask)}
+            logits = self.logits(latent, text, image.shape[-2:], picture_index)
+            return {"loss": self.loss(logits, mask)}
         latent = self.backbone.encode_image(image)
         if mode == "predict":
             return self.predict(latent, text, image.shape[-2:], picture_index)
@@ -106,7 +107,10 @@ class VPDRefer(BaseModel):
         picture_index: Tensor | None = None,
     ) -> Tensor:
         """latent [P, c, h, w], B sentences or features [B, T, D] -> logits [B, 2, *size]."""
-        return self.upsample(self.head(self.pyramid(latent, text, picture_index).joined()), size)
+        low = self.head(self.pyramid(latent, text, picture_index).joined())
+        if low.dtype in (torch.bfloat16, torch.float16):
+            low = low.float()  # the gradient of a cell sums hundreds of pixels: too many for bf16
+        return self.upsample(low, size)
 
     def pyramid(
         self,

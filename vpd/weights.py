@@ -52,6 +52,7 @@ def load_components(source: str | Path | None, zoo: Zoo, *, seed: int = 0) -> Co
         return random_components(zoo, seed)
     path = Path(source)
     if path.suffix in FILE_SUFFIXES:
+        path = path.resolve()
         state = files.tensors(files.load(path), "model", "state_dict")
         if is_released(state):
             return from_released(state, str(path))
@@ -72,7 +73,8 @@ def from_diffusers(source: str | Path) -> Components:
         WeightsError: the folder lacks a part, or the id cannot be fetched.
     """
     folder = Path(source)
-    where = str(source)
+    # A saved model names its source: a folder by its whole path, wherever it is loaded from.
+    where = str(folder.resolve()) if folder.is_dir() else str(source)
     if folder.is_dir():
         for part in ("unet", "vae", "text_encoder", "tokenizer"):
             if not (folder / part).is_dir():

@@ -33,5 +33,6 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         # The source file may go away: the folder gets every weight.
         model.backbone.source = f"random (all weights inside; converted from {source.name})"
-        checkpoints.save(model, target)
+        card = checkpoints.read_config(source)["info"] if source.is_dir() else {}
+        checkpoints.save(model, target, **card)
     print(f"written: {target}")

@@ -63,9 +63,7 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
     """Which config is taken, and free entries over it."""
     parser.add_argument("--dataset", default="refcoco", help="data set (default: %(default)s)")
     parser.add_argument("--config", help="config file, instead of configs/res/<dataset>_...")
-    parser.add_argument(
-        "--backbone", default="sd15", help="sd15, sd21 or tiny (default: %(default)s)"
-    )
+    parser.add_argument("--backbone", default="sd15", help="sd15 or tiny (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="any other config entry"

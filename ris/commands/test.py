@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [
         "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
         "--overlap", "--workers", "--weights", "--attention", "--sentence_batch", "--model_id",
-        "--seed", "--batch-size",
+        "--seed",
     ]  # fmt: skip
     options.add(parser, *names)
 
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = options.load_config(arguments)
     from ris.checkpoints import read_config
     from ris.engine.run import evaluate
+    from ris.errors import OptionError
 
     checkpoint = Path(arguments.checkpoint)
     work_dir = arguments.logdir or (
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     extra: dict[str, Any] = {"attention_kernel": config.model.backbone.attention_kernel}
     if not checkpoint.is_dir():
+        if config.model.backbone.source:
+            raise OptionError(f"{checkpoint} brings its own weights; leave out --weights")
         extra |= {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
     else:
         if config.model.backbone.source:

@@ -50,9 +50,10 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
         batch_size=settings["schedule"]["batch_size"],
         sampler=sampler,
         num_workers=data["workers"],
+        persistent_workers=data["workers"] > 0,
         collate_fn=collate_refs,
         pin_memory=device == "cuda",
-        drop_last=len(dataset) > settings["schedule"]["batch_size"],
+        drop_last=len(sampler) > settings["schedule"]["batch_size"],  # type: ignore[arg-type]
     )
 
 
@@ -75,6 +76,7 @@ def picture_loader(
         batch_size=data["eval_pictures"],
         sampler=DefaultSampler(dataset, shuffle=False, round_up=False),
         num_workers=data["workers"],
+        persistent_workers=data["workers"] > 0,
         collate_fn=collate_pictures,
         pin_memory=device == "cuda",
     )

@@ -15,6 +15,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from ris import checkpoints
+from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from ris.visual import overlay
 
@@ -39,14 +40,15 @@ class LazyRuntimeInfoHook(RuntimeInfoHook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         if outputs:
-            self._pending.append(outputs)
+            # Detached: a kept graph would keep its activations.
+            self._pending.append({name: value.detach() for name, value in outputs.items()})
         last = batch_idx + 1 == len(runner.train_dataloader)
         if last or self.every_n_train_iters(runner, self.interval):
             self._flush(runner)
 
     def _flush(self, runner: Any) -> None:
         for name in self._pending[0] if self._pending else ():
-            values = torch.stack([step[name].detach() for step in self._pending]).tolist()
+            values = torch.stack([step[name] for step in self._pending]).tolist()
             for value in values:
                 if not np.isfinite(value):
                     raise FloatingPointError(
@@ -70,25 +72,41 @@ class LeanCheckpointHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         frozen = checkpoints.frozen_names(plain_model(runner))
         state = checkpoint["state_dict"]
+        checkpoint["frozen"] = checkpoints.fingerprint({name: state[name] for name in frozen})
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         model = plain_model(runner)
         own = model.state_dict()
         frozen = checkpoints.frozen_names(model)
-        checkpoint["state_dict"].update({name: own[name] for name in frozen if name in own})
+        kept = {name: own[name] for name in frozen}
+        if checkpoint.get("frozen", "") not in ("", checkpoints.fingerprint(kept)):
+            raise CheckpointError(
+                "the checkpoint to resume from was made on other frozen weights; repeat the run's "
+                "--weights, --backbone, --unet_mode and --seed"
+            )
+        checkpoint["state_dict"].update(kept)
 
 
 class BestWeightsHook(Hook):
     """Saves the weights whose validation oIoU is the best so far, as the published code does.
 
-    The best score travels in the resume checkpoint (the published code forgets it on resume).
+    A resumed run goes on from the best score so far, which the published code forgets.
     """
 
     priority = "LOW"
 
     def __init__(self, folder: Path, card: dict[str, Any], key: str = "oIoU") -> None:
         self.folder, self.card, self.key = folder, card, key
+
+    def before_train(self, runner: Any) -> None:
+        """The resume checkpoint is written before its epoch is validated, so the folder of the best
+        weights may know a better score."""
+        if runner.iter and (self.folder / "config.json").is_file():
+            saved = checkpoints.read_config(self.folder)["info"].get(f"val_{self.key}")
+            best = runner.message_hub.runtime_info.get("best_score")
+            if saved is not None and (best is None or saved > best):
+                runner.message_hub.update_info("best_score", saved)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         score = (metrics or {})[self.key]

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.device import utils as device_utils
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 
 from ris.errors import OptionError
+from ris.models import VPDRefer
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -30,8 +32,8 @@ def setup(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("device cuda was asked for, but torch sees no CUDA device; use 0 GPUs")
     if device == "cpu" or not torch.cuda.is_available():
-        # mmengine asks torch.cuda for its device; hiding the GPUs is its documented way to the CPU.
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        # mmengine decides on its device when it is imported, which was before this call.
+        device_utils.DEVICE = "cpu"
     # pkg_resources' and torch's own deprecation notices drown the progress lines.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pkg_resources.*")
@@ -39,7 +41,13 @@ def setup(device: str) -> str:
         return "none"
     if not dist.is_initialized():
         if torch.cuda.is_available() and device != "cpu":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if rank >= count:
+                raise OptionError(
+                    f"process {rank} of this machine has no GPU: torch sees {count}; start as many "
+                    "processes as there are GPUs"
+                )
+            torch.cuda.set_device(rank)
             dist.init_process_group("nccl", timeout=TIMEOUT)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
@@ -50,12 +58,14 @@ def setup(device: str) -> str:
 class RefDDP(MMDistributedDataParallel):
     """mmengine's DDP, without `device_ids` on CPUs, where torch refuses them."""
 
-    def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+    def __init__(self, module: VPDRefer, device_ids: Any = None, **kwargs: Any) -> None:
         on_cpu = next(module.parameters()).device.type == "cpu"
         super().__init__(
             module=module,
             device_ids=None if on_cpu else device_ids,
             broadcast_buffers=False,
-            find_unused_parameters=False,
+            # Another head may read some levels only; the UNet beyond them gets no gradient.
+            find_unused_parameters=module.backbone.unet_mode != "frozen"
+            and module.head_config["type"] != "VPDDecoder",
             **kwargs,
         )

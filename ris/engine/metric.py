@@ -38,6 +38,7 @@ class ResMetric(BaseMetric):
         super().__init__()
         self.protocol, self.header, self.records = protocol, header, records
         self.keep_masks, self.on_scores = keep_masks, on_scores
+        self.evaluated = False
         self._fresh()
 
     def _fresh(self) -> None:
@@ -78,6 +79,7 @@ class ResMetric(BaseMetric):
             for state in states:
                 merged.merge(ResEvaluator.from_state(self.protocol, state))
         seconds = time.monotonic() - (self.started or time.monotonic())
+        self.evaluated = True
         scores = merged.compute()
         if is_main_process():
             if self.records is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 
 PACKAGES = (
     "vpd-ris", "torch", "diffusers", "transformers", "mmengine", "mmsegmentation", "mmcv-lite",
@@ -40,7 +41,7 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    device = torch.cuda.get_device_name() if get_device() == "cuda" else _processor()
     return {
         "python": platform.python_version(),
         "versions": versions,
@@ -71,8 +72,9 @@ def peak_memory() -> dict[str, float]:
     """Peak resident memory of this process, and of its GPU, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB on Linux
     peak = {"host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
-    if torch.cuda.is_available():
-        peak["cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if get_device() == "cuda":
+        # mmengine resets this at every log line: the peak since the last one.
+        peak["cuda_mib_since_last_log"] = torch.cuda.max_memory_allocated() / 2**20
     return {name: round(value, 1) for name, value in peak.items()}
 
 

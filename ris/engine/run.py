@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from torch.utils.data import DataLoader
@@ -18,6 +20,7 @@ from ris import checkpoints
 from ris.engine import curves, data, hooks, launch, optim, report, resume
 from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
+from ris.errors import OptionError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
 
@@ -78,6 +81,8 @@ def train(
     )
     _describe(runner, config, model, train_data, val_data)
     runner.train()
+    if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
+        runner.val_loop.run()
     result = {
         **_result(config, scores, val_data, started),
         "best_val_oIoU": runner.message_hub.runtime_info.get("best_score"),
@@ -145,16 +150,19 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
     model = dict(settings["model"])
     backbone = dict(model.pop("backbone"))
     name, source = backbone.pop("name"), backbone.pop("source")
-    return VPDRefer(
-        DiffusionBackbone.from_name(
-            name,
-            source,
-            seed=settings["seed"],
-            token_length=settings["data"]["token_length"],
-            **backbone,
-        ),
-        **model,
+    built = DiffusionBackbone.from_name(
+        name,
+        source,
+        seed=settings["seed"],
+        token_length=settings["data"]["token_length"],
+        **backbone,
     )
+    if built.text_encoder is None:
+        raise OptionError(
+            f"{built.source} holds no CLIP text encoder, so nothing can be trained on it; give "
+            "--weights a diffusers folder, a Hub id, or a whole Stable Diffusion checkpoint"
+        )
+    return VPDRefer(built, **model)
 
 
 def best_folder(config: Config) -> Path:
@@ -166,6 +174,8 @@ def _runner(
     config: Config, work_dir: Path, launcher: str, model: VPDRefer, **parts: Any
 ) -> QuietRunner:
     interval = config.schedule.print_freq
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return QuietRunner(
         model=model,
         work_dir=str(work_dir),
@@ -187,7 +197,7 @@ def _runner(
         cfg={
             "settings": config.to_dict(),
             "model_wrapper_cfg": {"type": "RefDDP"},
-            "sync_bn": "torch" if torch.cuda.is_available() else None,
+            "sync_bn": "torch" if get_device() == "cuda" else None,
         },
         **parts,
     )

@@ -61,7 +61,7 @@ def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path,
     assert "native" in capsys.readouterr().out
 
 
-def test_resume_goes_on_where_it_stopped(train_arguments, trained, tmp_path):
+def test_resume_goes_on_where_it_stopped(train_arguments, tmp_path, capsys):
     """One epoch, then --resume auto to two: the step count, the best score and the state go on."""
     arguments = [*train_arguments, "--logdir", str(tmp_path), "--output-dir", str(tmp_path / "b")]
     assert main([*arguments, "--epochs", "1"]) == 0
@@ -70,6 +70,15 @@ def test_resume_goes_on_where_it_stopped(train_arguments, trained, tmp_path):
     assert (tmp_path / "epoch_2.pth").is_file()
     log = "".join(path.read_text() for path in tmp_path.glob("*/*.log"))
     assert "resumed epoch: 1" in log
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    # Resumed once more, nothing is left to train, and the scores are not lost.
+    assert main([*arguments, "--epochs", "2", "--resume", "auto"]) == 0
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again["scores"] == metrics["scores"]
+    assert again["best_val_oIoU"] == metrics["best_val_oIoU"]
+    # Other frozen weights under the same trained ones would go unnoticed.
+    assert main([*arguments, "--epochs", "3", "--resume", "auto", "--seed", "5"]) == 2
+    assert "other frozen weights" in capsys.readouterr().err
     # Frozen weights stay out of resume checkpoints.
     assert not any(name.startswith("backbone.vae.") for name in first["state_dict"])
 
