@@ -139,9 +139,17 @@ class VPDRefer(BaseModel):
         size: tuple[int, int] | torch.Size,
         picture_index: Tensor | None = None,
     ) -> Tensor:
-        """bool [B, *size]: argmax of the two channels, `sentence_batch` pairs at a time."""
+        """bool [B, *size]: argmax of the two channels, `sentence_batch` pairs at a time.
+
+        Without `picture_index` there is one picture for all sentences, or one for each.
+        """
         text = self._text(text)
         if picture_index is None:
+            if len(latent) not in (1, len(text)):
+                raise OptionError(
+                    f"{len(text)} sentences and {len(latent)} pictures: picture_index must say "
+                    "which picture each sentence is asked of"
+                )
             picture_index = torch.arange(len(text), device=latent.device) % len(latent)
         picture_index = picture_index.to(latent.device)
         parts = []

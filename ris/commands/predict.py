@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +27,20 @@ def run(arguments: argparse.Namespace) -> None:
     from PIL import Image
 
     from refer.pictures import open_picture
+    from ris.errors import OptionError
     from ris.predictor import Predictor
     from ris.visual import overlay
 
     # What costs nothing to check comes before the weights are read.
     open_picture(arguments.picture, orient="exif")
     _check_expressions(arguments.expressions)
-    extra = {}
-    if not Path(arguments.weights).is_dir():
+    folder = Path(arguments.weights).is_dir()
+    if arguments.text and folder:
+        raise OptionError("--text is for a released .pth; a checkpoint folder knows its CLIP")
+    if arguments.sd and not folder:
+        raise OptionError("--sd is for a checkpoint folder; a released .pth brings its weights")
+    extra: dict[str, Any] = {}
+    if not folder:
         extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
     elif arguments.sd:
         extra = {"weights_source": arguments.sd}

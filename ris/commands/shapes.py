@@ -19,17 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from refer.shapes import generate
+    from ris.errors import OptionError
 
-    info = generate(
-        arguments.root,
-        train=arguments.train,
-        val=arguments.val,
-        test_a=arguments.testA,
-        test_b=arguments.testB,
-        size=arguments.size,
-        seed=arguments.seed,
-        workers=arguments.workers,
-        extras=arguments.extras,
-        overwrite=arguments.overwrite,
-    )
+    try:
+        info = generate(
+            arguments.root,
+            train=arguments.train,
+            val=arguments.val,
+            test_a=arguments.testA,
+            test_b=arguments.testB,
+            size=arguments.size,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            extras=arguments.extras,
+            overwrite=arguments.overwrite,
+        )
+    except (ValueError, FileExistsError) as error:
+        raise OptionError(str(error)) from error
     print(f"RefShapes in {arguments.root}: hash {info['sha256']}")

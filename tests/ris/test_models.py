@@ -149,6 +149,12 @@ def test_the_blind_option_ignores_sentences(model):
     assert not torch.allclose(seeing[0], seeing[1], atol=1e-6)
 
 
+def test_sentences_without_a_picture_are_refused(model):
+    latent = model.backbone.encode_image(torch.zeros(2, 3, 64, 64))
+    with pytest.raises(OptionError, match="3 sentences and 2 pictures"):
+        model.predict(latent, ["a", "b", "c"], (64, 64))
+
+
 def test_modes_and_missing_masks_are_named(model):
     image = torch.zeros(1, 3, 64, 64)
     with pytest.raises(OptionError, match="loss, predict or tensor"):

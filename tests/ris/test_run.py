@@ -229,3 +229,23 @@ def test_a_folder_is_tested_at_the_size_it_was_trained_at(trained, shapes_root, 
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["protocol"]["resolution"] == "64x64"
+
+
+def test_options_that_would_be_ignored_are_refused(trained, released_file, tmp_path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / "p.png")
+    predict = ["predict", str(tmp_path / "p.png"), "a cat", "--out", str(tmp_path / "o.png")]
+    assert main([*predict, "--weights", str(trained / BEST), "--text", "x"]) == 2
+    assert "--text is for a released" in capsys.readouterr().err
+    assert main([*predict, "--weights", str(released_file), "--sd", "x"]) == 2
+    assert "--sd is for a checkpoint folder" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_shapes_command_refuses_in_one_line(tmp_path, capsys):
+    assert main(["shapes", str(tmp_path), "--train", "1", "--size", "32"]) == 2
+    assert "size is 32" in capsys.readouterr().err
+    (tmp_path / "images" / "refshapes").mkdir(parents=True)
+    (tmp_path / "images" / "refshapes" / "mine.jpg").touch()
+    assert main(["shapes", str(tmp_path), "--train", "1"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "images" / "refshapes" / "mine.jpg").exists()
