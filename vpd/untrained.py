@@ -23,6 +23,12 @@ SHARPER, LOUDER = 3.0, 2.0
 def initialise(unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel) -> None:
     """Draw or rescale initial weights in place, from torch's global generator."""
     _keep_the_picture(vae)
+    wake(unet, text)
+
+
+@torch.no_grad()
+def wake(unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+    """Words told apart by the text encoder, and heard by the UNet, before any training."""
     nn.init.normal_(text.embeddings.token_embedding.weight, std=TOKEN_STD)
     nn.init.normal_(text.embeddings.position_embedding.weight, std=POSITION_STD)
     _look_at_words(unet)

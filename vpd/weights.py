@@ -7,7 +7,7 @@ Every source ends as the same `Components`; `backbone.py` does not know which on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from vpd import files, infer, keys, untrained
 from vpd.errors import WeightsError
 from vpd.text import clip_tokenizer
-from vpd.zoo import Zoo
+from vpd.zoo import EMBEDDED, EMBEDDED_FOLDER, Zoo
 
 FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 
@@ -39,17 +39,25 @@ class Components:
 
 
 def load_components(source: str | Path | None, zoo: Zoo, *, seed: int = 0) -> Components:
-    """Load from `source`; None takes the zoo's own weights, random ones if it names none.
+    """Load from `source`; None takes the zoo's own weights.
 
-    source: a diffusers folder or Hub id; an LDM `.ckpt` or `.safetensors`; a released VPD `.pth`.
+    source: a diffusers folder or Hub id; an LDM `.ckpt` or `.safetensors`; a released VPD `.pth`;
+        `random` for weights drawn from `seed`; `embedded:tiny-t2i` for those of the repository.
 
     Raises:
         WeightsError: names the file or folder, what is wrong with it, and the cure.
     """
-    if source is None or str(source) == "random":
-        if source is None and zoo.weights is not None:
-            return from_diffusers(zoo.weights)
+    source = zoo.weights if source is None else source
+    if str(source) == "random":
         return random_components(zoo, seed)
+    if str(source) == EMBEDDED:
+        if not EMBEDDED_FOLDER.is_dir():
+            raise WeightsError(
+                f"the embedded backbone is not at {EMBEDDED_FOLDER}; use a clone of the repository "
+                "with its checkpoints/, train it (python tools/pretrain_tiny.py), or pass "
+                "--weights random"
+            )
+        return replace(from_diffusers(EMBEDDED_FOLDER), source=EMBEDDED)
     path = Path(source)
     if path.suffix in FILE_SUFFIXES:
         path = path.resolve()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vpd.errors import ConfigError
+
+# The backbone that ships with the repository; saved models call it by its name, not by its place.
+EMBEDDED = "embedded:tiny-t2i"
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "checkpoints" / "tiny-t2i"
 
 _SD_TYPES = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -28,12 +33,12 @@ def _vae(widths: tuple[int, ...], layers: int, groups: int = 32, latent: int = 4
 class Zoo:
     """A named backbone.
 
-    weights: Hub id the weights come from, or None: random weights drawn from the seed.
+    weights: Hub id the weights come from, or EMBEDDED.
     unet, vae, text: arguments of UNet2DConditionModel, AutoencoderKL and CLIPTextConfig.
     """
 
     name: str
-    weights: str | None
+    weights: str
     unet: dict[str, Any] = field(repr=False)
     vae: dict[str, Any] = field(repr=False)
     text: dict[str, Any] = field(repr=False)
@@ -79,23 +84,23 @@ _ZOO = (
     ),
     Zoo(
         "tiny",
-        None,
+        EMBEDDED,
         unet={
-            # Attention at the two levels whose maps are read; many latent channels, since four
-            # would lose too much of a picture under random weights.
+            # Attention at the two levels whose maps are read.
             "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2, "DownBlock2D"),
             "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
-            "in_channels": 32,
-            "out_channels": 32,
-            "block_out_channels": (32, 64, 64, 64),
+            "in_channels": 8,
+            "out_channels": 8,
+            "sample_size": 16,
+            "block_out_channels": (64, 96, 96, 96),
             "layers_per_block": 1,
             "cross_attention_dim": 64,
             "attention_head_dim": 4,
         },
-        vae=_vae((16, 16, 32, 32), 1, groups=8, latent=32),
+        vae={**_vae((16, 16, 32, 64), 1, groups=16, latent=8), "sample_size": 128},
         text={
             "hidden_size": 64,
-            "intermediate_size": 128,
+            "intermediate_size": 256,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
         },

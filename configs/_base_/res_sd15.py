@@ -31,6 +31,7 @@ data = dict(
     overlap="drop",  # what the published code trains and scores on; 'union' keeps overlaps
     text_field="sent",
     train_split="train",
+    train_fraction=1.0,  # share of the training pictures
     val_split="val",
     train_sentences="random",
     eval_sentences="all",

@@ -5,10 +5,12 @@ Shapes: H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from refer.api import REFER
 from refer.datasets.source import Item, Ref, ReferSplit, TextField
+from refer.errors import UnknownNameError
 from refer.options import OverlapRule
 from refer.sentences import OnEmpty, Sentence, SentenceMode
 
@@ -38,6 +40,8 @@ class RefDataset(ReferSplit):
             for worker processes.
         keep_in_memory: keep every resized picture and mask once read, for small sets; each worker
             process has its own.
+        fraction: share of the split's pictures to keep, all their refs with them, drawn from the
+            seed; a smaller share is part of a larger one, whatever the order of the ref file.
 
     Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
     pictures, empty sentences) or when indexed (damaged pictures and outlines).
@@ -55,6 +59,7 @@ class RefDataset(ReferSplit):
         on_empty: OnEmpty = "error",
         transform: Callable[[Item], Item] | None = None,
         keep_in_memory: bool = False,
+        fraction: float = 1.0,
     ) -> None:
         super().__init__(
             refer,
@@ -68,6 +73,10 @@ class RefDataset(ReferSplit):
             transform,
             keep_in_memory,
         )
+        if not 0 < fraction <= 1:
+            raise UnknownNameError(f"fraction is {fraction}; want more than 0 and at most 1")
+        if fraction < 1:
+            self.refs = _share(self.refs, fraction, seed)
         # With 'all' the items are fixed; else the sentence of a ref is chosen when it is read.
         self._pairs: list[tuple[Ref, Sentence]] | None = None
         if sentence_mode == "all":
@@ -91,3 +100,14 @@ class RefDataset(ReferSplit):
             "image_id": ref.picture.image_id,
         }
         return self.finish(item)
+
+
+def _share(refs: list[Ref], fraction: float, seed: int) -> list[Ref]:
+    """The refs of a share of the pictures: those whose hashed id comes first, one at least."""
+
+    def rank(image_id: int) -> bytes:
+        return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
+
+    pictures = sorted({ref.picture.image_id for ref in refs}, key=rank)
+    kept = set(pictures[: max(1, round(fraction * len(pictures)))])
+    return [ref for ref in refs if ref.picture.image_id in kept]

@@ -1,4 +1,4 @@
-"""Captions of whole pictures: one that names everything, with its phrases, and one about places."""
+"""Captions of pictures: one that names everything, with its phrases, and some about parts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from refer.shapes.drawing import Thing
 from refer.shapes.language import Facts
+from refer.shapes.referring import describe
 from refer.shapes.scene import Rng, Scene
 from refer.shapes.vocabulary import NUMBER_WORDS, PLACE_AFTER, RELATION_WORDS, plural
+from refer.shapes.wording import say
 
 _BACKGROUNDS = {
     "gradient": "smooth",
@@ -66,6 +68,21 @@ def place_caption(scene: Scene, rng: Rng) -> str:
         where = f" {PLACE_AFTER[sure[0]][0]}" if sure else ""
         parts.append(_phrase([scene.things[index]]) + where)
     return ", ".join(parts)
+
+
+def detail_caption(scene: Scene, rng: Rng, held_out_allowed: bool) -> str:
+    """Tells of one to three things, each in words that fit nothing else in the picture.
+
+    Empty when nothing can be told apart.
+    """
+    facts = Facts(scene)
+    parts: list[str] = []
+    wanted = int(rng.integers(1, 4))
+    for index in rng.permutation(facts.count):
+        if len(parts) < wanted:
+            found = describe(int(index), facts, rng, 1, held_out_allowed)
+            parts += [say(description, rng) for description in found]
+    return " and ".join(parts)
 
 
 def _phrase(things: list[Thing]) -> str:

@@ -3,7 +3,8 @@
 ``grefcoco/grefs(unc).json``, ``grefcoco/instances.json``: several targets or none (groups.py).
 ``refshapes/phrases.json``: a list with one caption a picture, its phrases by character span
     [start, end) and their boxes xyxy in pixels, like Flickr30k Entities.
-``refshapes/captions.json``: COCO captions, two a picture, each with its split.
+``refshapes/captions.json``: COCO captions, up to eight different ones a picture, each with its
+    split; the first names everything, the others tell of one to three things.
 ``refshapes/labels/<picture>.png``: uint8 class map; 0 background, else the category id.
 """
 
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refer.shapes.captions import full_caption, place_caption
+from refer.shapes.captions import detail_caption, full_caption, place_caption
 from refer.shapes.groups import group_refs
 from refer.shapes.records import Page, Record, annotation_id, page_rng
 from refer.shapes.vocabulary import CATEGORY_IDS
+
+_DETAILS = 5  # captions of this kind a picture; ids leave room for ten in all
 
 
 @dataclass
@@ -61,7 +64,10 @@ class Extras:
                 ],
             }
         )
-        for number, text in enumerate((caption.text, place_caption(page.scene, rng))):
+        texts = [caption.text, place_caption(page.scene, rng), place_caption(page.scene, rng)]
+        for _ in range(_DETAILS):
+            texts.append(detail_caption(page.scene, rng, page.split == "testB"))
+        for number, text in enumerate(dict.fromkeys(filter(None, texts))):
             self.captions.append(
                 {
                     "id": image_id * 10 + number,

@@ -42,7 +42,7 @@ HELP = {
     "--print-freq": "steps between two progress lines",
     "--precision": "fp32 or bf16 (autocast)",
     "--unet_mode": "frozen, finetune (the published recipe) or lora",
-    "--weights": "Stable Diffusion: diffusers folder, Hub id, LDM .ckpt or .safetensors",
+    "--weights": "Stable Diffusion: diffusers folder, Hub id, LDM .ckpt or .safetensors; or random",
     "--attention": "attention kernel: sdpa, xformers or eager",
     "--sentence_batch": "sentences run through the UNet at once in evaluation",
     "--output-dir": "folder that receives model_best_<model_id>",

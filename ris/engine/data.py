@@ -41,6 +41,7 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
         text_field=data["text_field"],
         seed=settings["seed"],
         keep_in_memory=data["keep_in_memory"],
+        fraction=data["train_fraction"],
     )
     sampler: Sampler[int] = DefaultSampler(dataset, shuffle=True, seed=settings["seed"])
     if data["group_by_picture"]:

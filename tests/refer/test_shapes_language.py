@@ -20,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refer.shapes import generate
+from refer.shapes.vocabulary import HELD_OUT
 
 Thing = dict[str, Any]
 
@@ -257,13 +258,21 @@ def test_phrases_captions_and_labels(root: Path) -> None:
         assert sorted(named) == sorted(scene)
     captions = json.loads((root / "refshapes/captions.json").read_text())
     splits = {image["id"]: image["split"] for image in captions["images"]}
-    assert len(captions["annotations"]) == 2 * len(files)
+    texts: dict[int, list[str]] = {}
+    for caption in captions["annotations"]:
+        texts.setdefault(caption["image_id"], []).append(caption["caption"])
+    assert texts.keys() == files.keys()
+    assert all(len(set(own)) == len(own) <= 8 for own in texts.values())
+    assert sum(map(len, texts.values())) > 6 * len(files)
+    wholes = {record["image_id"]: record["caption"] for record in phrases}
+    assert {image_id: own[0] for image_id, own in texts.items()} == wholes
     refs = pickle.loads((root / "refshapes/refs(unc).p").read_bytes())
     assert splits == {ref["image_id"]: ref["split"] for ref in refs}
-    test_sentences = {s["sent"] for ref in refs for s in ref["sentences"]}
+    held_out = {" ".join(pair) for pair in HELD_OUT}
     for caption in captions["annotations"]:
         assert caption["split"] == splits[caption["image_id"]]
-        assert caption["caption"] not in test_sentences
+        if caption["split"] == "train":
+            assert not any(pair in caption["caption"] for pair in held_out)
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)

@@ -17,7 +17,7 @@ from vpd.weights import load_components
 from vpd.zoo import ZOO
 
 
-def system(mode: str = "frozen", source: object = None, **head: object) -> VPDRefer:
+def system(mode: str = "frozen", source: object = "random", **head: object) -> VPDRefer:
     torch.manual_seed(0)
     components = load_components(source, ZOO["tiny"], seed=3)
     backbone = DiffusionBackbone(components, token_length=8, unet_mode=mode, lora_rank=2)

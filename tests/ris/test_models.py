@@ -17,7 +17,7 @@ CHANNELS = (32, 64 + 8, 96 + 8, 128)
 @pytest.fixture(scope="module")
 def model() -> VPDRefer:
     torch.manual_seed(0)
-    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
     return VPDRefer(backbone, sentence_batch=2).eval()
 
 
@@ -117,7 +117,7 @@ def test_a_picture_is_encoded_once_for_all_its_sentences(model, monkeypatch):
 
 def test_cached_latents_give_the_same_loss():
     torch.manual_seed(0)
-    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
     plain, cached = VPDRefer(backbone), VPDRefer(backbone, latent_cache_mb=1)
     cached.load_state_dict(plain.state_dict())
     image = torch.rand(2, 3, 64, 64) * 2 - 1

@@ -11,7 +11,7 @@ from vpd.attention import KERNELS
 
 @pytest.fixture(scope="module")
 def tiny() -> DiffusionBackbone:
-    return DiffusionBackbone.from_name("tiny", token_length=16).eval()
+    return DiffusionBackbone.from_name("tiny", "random", token_length=16).eval()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 128), (128, 192), (320, 64)])
@@ -32,7 +32,7 @@ def test_pyramid_contract_at_any_size(tiny, size):
 def test_features_equal_diffusers_own_forward(tiny):
     """Hooks on the modules that diffusers' own forward runs see the same features."""
     torch.manual_seed(0)
-    latent, text = torch.randn(2, 32, 16, 16), torch.randn(2, 16, 64)
+    latent, text = torch.randn(2, 8, 16, 16), torch.randn(2, 16, 64)
     unet = tiny.unet
     seen = {}
 
@@ -62,7 +62,7 @@ def test_features_equal_diffusers_own_forward(tiny):
 def test_maps_equal_a_plain_softmax(tiny):
     """The level-2 map is the mean over layers and heads of softmax(q k^T / sqrt(d))."""
     torch.manual_seed(1)
-    latent, text = torch.randn(1, 32, 16, 16), torch.randn(1, 16, 64)
+    latent, text = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 64)
     context = tiny.adapter(text)
     layers = [
         *(t.transformer_blocks[0].attn2 for t in tiny.unet.up_blocks[1].attentions),
@@ -100,25 +100,29 @@ def test_pairs_share_a_picture(tiny):
 
 
 def test_kernels_agree_and_unknown_ones_are_refused():
-    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     found = []
     for kernel in ("sdpa", "eager"):
         torch.manual_seed(0)
-        backbone = DiffusionBackbone.from_name("tiny", token_length=8, attention_kernel=kernel)
+        backbone = DiffusionBackbone.from_name(
+            "tiny", "random", token_length=8, attention_kernel=kernel
+        )
         with torch.no_grad():
             found.append(backbone(latent, text).joined())
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     with pytest.raises(ConfigError, match=", ".join(KERNELS)):
-        DiffusionBackbone.from_name("tiny", token_length=8, attention_kernel="flash")
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, attention_kernel="flash")
 
 
 @pytest.mark.parametrize(
     ("mode", "unet_learns"), [("frozen", False), ("finetune", True), ("lora", True)]
 )
 def test_unet_modes_decide_what_learns(mode, unet_learns):
-    backbone = DiffusionBackbone.from_name("tiny", token_length=8, unet_mode=mode, lora_rank=2)
-    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
+    backbone = DiffusionBackbone.from_name(
+        "tiny", "random", token_length=8, unet_mode=mode, lora_rank=2
+    )
+    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     before = {name: value.clone() for name, value in backbone.named_parameters()}
     trained = [p for p in backbone.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1.0)
@@ -136,12 +140,12 @@ def test_unet_modes_decide_what_learns(mode, unet_learns):
 
 
 def test_checkpointing_changes_no_gradient():
-    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         backbone = DiffusionBackbone.from_name(
-            "tiny", token_length=8, unet_mode="finetune", checkpointing=checkpointing
+            "tiny", "random", token_length=8, unet_mode="finetune", checkpointing=checkpointing
         )
         sum(f.square().mean() for f in backbone(latent, text).joined()).backward()
         gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
@@ -167,20 +171,20 @@ def test_bad_input_is_named(tiny):
     with pytest.raises(TextError, match="sentence 1 of 2"):
         tiny.encode_text(["fine", "  "])
     with pytest.raises(ConfigError, match=r"5 tokens.*token_length 16"):
-        tiny(torch.zeros(1, 32, 8, 8), torch.zeros(1, 5, 64))
+        tiny(torch.zeros(1, 8, 8, 8), torch.zeros(1, 5, 64))
     with pytest.raises(ConfigError, match="frozen, finetune, lora"):
-        DiffusionBackbone.from_name("tiny", token_length=8, unet_mode="thawed")
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, unet_mode="thawed")
     with pytest.raises(ConfigError, match="sd15, sd21, tiny"):
         DiffusionBackbone.from_name("sd16", token_length=8)
     with pytest.raises(ConfigError, match="timestep 1000"):
-        DiffusionBackbone.from_name("tiny", token_length=8, timestep=1000)
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, timestep=1000)
 
 
 def test_timestep_changes_features():
-    latent, text = torch.randn(1, 32, 8, 8), torch.randn(1, 8, 64)
+    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     with torch.no_grad():
         one, other = (
-            DiffusionBackbone.from_name("tiny", token_length=8, timestep=t)(latent, text)
+            DiffusionBackbone.from_name("tiny", "random", token_length=8, timestep=t)(latent, text)
             for t in (1, 500)
         )
     assert not torch.allclose(one.features[0], other.features[0], atol=1e-3)

@@ -39,7 +39,7 @@ def explained(latent: torch.Tensor, target: torch.Tensor) -> float:
 
 def test_latents_keep_the_colours(pictures):
     colours = F.avg_pool2d(pictures, 8)
-    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
     kept = explained(backbone.encode_image(pictures), colours)
     # What diffusers' own initial values keep, with the same architecture.
     from diffusers import AutoencoderKL
@@ -54,7 +54,7 @@ def test_latents_keep_the_colours(pictures):
 
 def test_a_word_is_recognised_wherever_it_stands():
     """The text feature nearest to a word's is the same word's at another place."""
-    backbone = DiffusionBackbone.from_name("tiny", token_length=8)
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
     words = ["red", "blue", "star", "circle", "left", "big"]
     first = backbone.encode_text([f"{word} one" for word in words])[:, 1]
     later = backbone.encode_text([f"the one {word}" for word in words])[:, 3]
