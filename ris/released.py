@@ -150,9 +150,10 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
         CheckpointError: the head is not the published decoder, or there is no place for a part.
     """
     backbone = model.backbone
-    if model.head_config.get("type") != "VPDDecoder":
+    head = model.head_config
+    if head.get("type") != "VPDDecoder" or head.get("subpixel", 1) != 1:
         raise CheckpointError(
-            f"the released layout holds the published decoder only, not {model.head_config}; "
+            f"the released layout holds the published decoder only, not {head}; "
             "save a folder instead"
         )
     if backbone.unet_mode == "lora" or not backbone.options["text_adapter"]:

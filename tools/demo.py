@@ -112,7 +112,7 @@ def everything(root: Path) -> float:
 def describe(summary: dict[str, Any]) -> str:
     """The demo's figures as a Markdown table and two lines of context."""
     lines = [
-        "| RefShapes, tiny random backbone | P@0.5 | oIoU | mIoU |",
+        "| RefShapes, embedded backbone, frozen | P@0.5 | oIoU | mIoU |",
         "|---|---|---|---|",
     ]
     for split, scores in summary["scores"].items():

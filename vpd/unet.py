@@ -11,12 +11,13 @@ for the three coarser ones, the end of `up_blocks[3]` for the finest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -103,8 +104,8 @@ class UNetFeatures:
     ) -> FeaturePyramid:
         """latent [P, c, h, w], context [B, T, D], picture_index int64 [B] into P -> pyramid.
 
-        Without `picture_index` P must equal B. Work that no sentence changes (the first
-        convolution and residual block) runs once per picture.
+        Without `picture_index` P must equal B. What no sentence changes runs once per picture:
+        everything before the first cross-attention, the self-attention before it included.
         """
         h, w = latent.shape[-2:]
         if h % 8 or w % 8:
@@ -119,23 +120,31 @@ class UNetFeatures:
         def pairs(x: Tensor) -> Tensor:
             return x if picture_index is None else x.index_select(0, picture_index)
 
+        met_text = False
         hidden = unet.conv_in(latent)
-        skips = [pairs(hidden)]
-        for level, block in enumerate(unet.down_blocks):
+        skips = [(hidden, met_text)]
+        for block in unet.down_blocks:
             for layer, resnet in enumerate(block.resnets):
                 hidden = self._run(resnet, hidden, emb)
-                if level == 0 and layer == 0:
-                    hidden = pairs(hidden)
-                hidden = self._attend(block, layer, hidden, context)
-                skips.append(hidden)
+                transformer = attention_of(block, layer)
+                if transformer is not None and not met_text and picture_index is not None:
+                    hidden = self._meet_text(transformer, hidden, context, pairs)
+                elif transformer is not None:
+                    hidden = self._attend(transformer, hidden, context)
+                met_text = met_text or transformer is not None
+                skips.append((hidden, met_text))
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
-                skips.append(hidden)
+                skips.append((hidden, met_text))
 
         middle = unet.mid_block
+        if not met_text:
+            hidden = pairs(hidden)
         hidden = self._run(middle.resnets[0], hidden, emb)
         for layer, resnet in enumerate(middle.resnets[1:]):
-            hidden = self._attend(middle, layer, hidden, context)
+            transformer = attention_of(middle, layer)
+            if transformer is not None:
+                hidden = self._attend(transformer, hidden, context)
             hidden = self._run(resnet, hidden, emb)
 
         features: list[Tensor] = []
@@ -143,8 +152,12 @@ class UNetFeatures:
             last = position == len(unet.up_blocks) - 1
             leave_after = len(block.resnets) - 1 if last else len(block.resnets) - 2
             for layer, resnet in enumerate(block.resnets):
-                hidden = self._run(resnet, torch.cat([hidden, skips.pop()], dim=1), emb)
-                hidden = self._attend(block, layer, hidden, context)
+                skip, of_pairs = skips.pop()
+                skip = skip if of_pairs else pairs(skip)
+                hidden = self._run(resnet, torch.cat([hidden, skip], dim=1), emb)
+                transformer = attention_of(block, layer)
+                if transformer is not None:
+                    hidden = self._attend(transformer, hidden, context)
                 if layer == leave_after:
                     features.append(hidden)
             for upsampler in block.upsamplers or ():
@@ -159,22 +172,51 @@ class UNetFeatures:
         }
         return FeaturePyramid(tuple(reversed(features)), maps)
 
-    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+    def _run(self, module: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
-    def _attend(self, block: nn.Module, layer: int, hidden: Tensor, context: Tensor) -> Tensor:
-        attentions = getattr(block, "attentions", None)
-        if attentions is None:
-            return hidden
+    def _attend(self, transformer: Transformer2DModel, hidden: Tensor, context: Tensor) -> Tensor:
+        def attend(hidden: Tensor, context: Tensor) -> Tensor:
+            return transformer(hidden, encoder_hidden_states=context, return_dict=False)[0]
+
+        return self._run(attend, hidden, context)
+
+    def _meet_text(
+        self,
+        transformer: Transformer2DModel,
+        hidden: Tensor,
+        context: Tensor,
+        pairs: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """The first transformer of the pass: pictures [P, C, h, w] in, pairs [B, C, h, w] out.
+
+        What diffusers' own forward computes, with the step from pictures to pairs in its middle,
+        behind the self-attention of its first block.
+        """
+        first, *rest = transformer.transformer_blocks
 
         def attend(hidden: Tensor, context: Tensor) -> Tensor:
-            return attentions[layer](hidden, encoder_hidden_states=context, return_dict=False)[0]
+            h, w = hidden.shape[-2:]
+            tokens, width = transformer._operate_on_continuous_inputs(hidden)
+            tokens = pairs(tokens + first.attn1(first.norm1(tokens)))
+            tokens = tokens + first.attn2(first.norm2(tokens), encoder_hidden_states=context)
+            tokens = tokens + first.ff(first.norm3(tokens))
+            for block in rest:
+                tokens = block(tokens, encoder_hidden_states=context)
+            residual = pairs(hidden)
+            return transformer._get_output_for_continuous_inputs(
+                tokens, residual, len(residual), h, w, width
+            )
 
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(attend, hidden, context, use_reentrant=False)
-        return attend(hidden, context)
+        return self._run(attend, hidden, context)
+
+
+def attention_of(block: nn.Module, layer: int) -> Transformer2DModel | None:
+    """The transformer behind residual block `layer` of a UNet block, where there is one."""
+    attentions = getattr(block, "attentions", None)
+    return None if attentions is None else attentions[layer]
 
 
 def cross_attention_layers(unet: UNet2DConditionModel, level: int) -> Iterator[Attention]:

@@ -23,12 +23,20 @@ class VPDDecoder(nn.Module):
         in_channels: channels of the four levels, finest first.
         channels: hidden width; the published decoder takes half of the coarsest level's.
         num_classes: output channels; 2 = background, referred.
+        subpixel: logits a cell along each side. 1 is the published head; 4 lets the last
+            convolution tell 4 x 4 parts of a cell apart, which small pictures gain by (Shi et al.
+            2016, sub-pixel convolution).
     """
 
     def __init__(
-        self, in_channels: Sequence[int], channels: int | None = None, num_classes: int = 2
+        self,
+        in_channels: Sequence[int],
+        channels: int | None = None,
+        num_classes: int = 2,
+        subpixel: int = 1,
     ) -> None:
         super().__init__()
+        self.subpixel = subpixel
         c1, c2, c3, c4 = in_channels
         hidden = c4 // 2 if channels is None else channels
         # Numbered as in the released files: 4 is the coarsest fusion, 2 the finest.
@@ -37,10 +45,11 @@ class VPDDecoder(nn.Module):
             setattr(self, f"bn1_{number}", nn.BatchNorm2d(hidden))
             setattr(self, f"conv2_{number}", nn.Conv2d(hidden, hidden, 3, padding=1, bias=False))
             setattr(self, f"bn2_{number}", nn.BatchNorm2d(hidden))
-        self.conv1_1 = nn.Conv2d(hidden, num_classes, 1)
+        self.conv1_1 = nn.Conv2d(hidden, num_classes * subpixel**2, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Four maps [B, C_l, h / 2^l, w / 2^l], finest first -> logits [B, num_classes, h, w]."""
+        """Four maps [B, C_l, h / 2^l, w / 2^l], finest first -> logits [B, num_classes,
+        h * subpixel, w * subpixel]."""
         *finer, fused = pyramid
         for number, level in zip((4, 3, 2), reversed(finer), strict=True):
             if fused.shape[-2:] != level.shape[-2:]:
@@ -52,4 +61,4 @@ class VPDDecoder(nn.Module):
                 conv = getattr(self, f"conv{half}_{number}")
                 norm = getattr(self, f"bn{half}_{number}")
                 fused = F.relu(norm(conv(fused)))
-        return self.conv1_1(fused)
+        return F.pixel_shuffle(self.conv1_1(fused), self.subpixel)

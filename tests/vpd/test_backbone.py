@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vpd import ConfigError, DiffusionBackbone, TextError
 from vpd.attention import KERNELS
+from vpd.weights import random_components
+from vpd.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +92,43 @@ def test_maps_equal_a_plain_softmax(tiny):
     assert torch.allclose(found, total / len(layers), atol=1e-6)
 
 
-def test_pairs_share_a_picture(tiny):
-    """picture_index gives what repeating the latent gives."""
-    latent = tiny.encode_image(torch.rand(2, 3, 64, 64) * 2 - 1)
-    text = tiny.encode_text(["a", "b", "c"])
+def of_shape(layout: str, linear: bool = False) -> DiffusionBackbone:
+    """The tiny widths with the attention layout of another backbone."""
+    zoo = ZOO["tiny"]
+    types = {name: ZOO[layout].unet[name] for name in ("down_block_types", "up_block_types")}
+    unet = {**zoo.unet, **types, "layers_per_block": 2, "use_linear_projection": linear}
+    components = random_components(replace(zoo, unet=unet), seed=1)
+    return DiffusionBackbone(components, token_length=16).eval()
+
+
+@pytest.mark.parametrize(("layout", "linear"), [("tiny", False), ("sd15", False), ("sd21", True)])
+def test_pairs_share_a_picture(layout, linear):
+    """picture_index gives what repeating the latent gives, through diffusers' own transformers."""
+    backbone = of_shape(layout, linear)
+    latent = backbone.encode_image(torch.rand(2, 3, 64, 64) * 2 - 1)
+    text = backbone.encode_text(["a", "b", "c"])
     index = torch.tensor([1, 0, 1])
     with torch.no_grad():
-        shared, repeated = tiny(latent, text, index), tiny(latent[index], text)
+        shared, repeated = backbone(latent, text, index), backbone(latent[index], text)
     for one, other in zip(shared.joined(), repeated.joined(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_what_no_sentence_changes_runs_once_a_picture():
+    """Rows that the modules before the first cross-attention see: pictures, not pairs."""
+    backbone = of_shape("sd15")
+    rows: dict[str, int] = {}
+    block = backbone.unet.down_blocks[0]
+    first = block.attentions[0].transformer_blocks[0]
+    watched = {"conv_in": backbone.unet.conv_in, "resnet": block.resnets[0],
+               "self-attention": first.attn1, "cross-attention": first.attn2}  # fmt: skip
+    for name, module in watched.items():
+        module.register_forward_hook(
+            lambda m, i, output, name=name: rows.__setitem__(name, len(output))
+        )
+    with torch.no_grad():
+        backbone(torch.randn(1, 8, 8, 8), torch.randn(5, 16, 64), torch.zeros(5, dtype=torch.long))
+    assert rows == {"conv_in": 1, "resnet": 1, "self-attention": 1, "cross-attention": 5}
 
 
 def test_kernels_agree_and_unknown_ones_are_refused():
