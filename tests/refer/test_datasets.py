@@ -279,6 +279,29 @@ def halved(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "image": item["image"] // 2}
 
 
+def test_a_share_of_the_pictures(tmp_path: Path) -> None:
+    """Whole pictures; nested shares; drawn by the seed, not by the order of the file."""
+    from refer.shapes import generate
+
+    generate(tmp_path, train=40, val=0, test_a=0, test_b=0, size=64, workers=1, progress=False)
+    shapes = REFER(tmp_path, "refshapes")
+
+    def pictures(fraction: float, seed: int = 0) -> set[int]:
+        dataset = RefDataset(shapes, "train", size=64, fraction=fraction, seed=seed)
+        kept = {one.picture.image_id for one in dataset.refs}
+        whole = RefDataset(shapes, "train", size=64)
+        assert dataset.refs == [one for one in whole.refs if one.picture.image_id in kept]
+        return kept
+
+    assert (len(pictures(0.1)), len(pictures(0.5)), len(pictures(1.0))) == (4, 20, 40)
+    assert pictures(0.1) < pictures(0.5)
+    assert pictures(0.5, seed=1) != pictures(0.5)
+    assert len(pictures(1e-9)) == 1
+    for wrong in (0.0, 1.5):
+        with pytest.raises(UnknownNameError, match="fraction"):
+            RefDataset(shapes, "train", size=64, fraction=wrong)
+
+
 def test_transform_gets_the_finished_item(refer: REFER) -> None:
     plain, changed = (RefDataset(refer, "train", 16, transform=t) for t in (None, halved))
     assert torch.equal(changed[0]["image"], plain[0]["image"] // 2)

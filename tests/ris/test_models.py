@@ -51,6 +51,23 @@ def test_every_head_keeps_the_contract(config):
     assert not silent
 
 
+def test_subpixel_logits_are_the_plain_heads_at_finer_places():
+    """4 logits a cell along each side: every fourth is one channel of the last convolution."""
+    torch.manual_seed(0)
+    head = build_head({"type": "VPDDecoder", "channels": 24, "subpixel": 4}, CHANNELS).eval()
+    seen = []
+    head.conv1_1.register_forward_hook(lambda m, i, output: seen.append(output))
+    with torch.no_grad():
+        logits = head(pyramid())
+    assert logits.shape == (2, 2, 64, 96)
+    (cells,) = seen
+    for row in range(4):
+        for column in range(4):
+            for label in range(2):
+                channel = cells[:, label * 16 + row * 4 + column]
+                assert torch.equal(logits[:, label, row::4, column::4], channel)
+
+
 def test_unknown_heads_and_arguments_are_named():
     with pytest.raises(OptionError, match=r"VPDDecoder, mmseg\."):
         build_head({"type": "Decoder"}, CHANNELS)
