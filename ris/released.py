@@ -151,7 +151,8 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
     """
     backbone = model.backbone
     head = model.head_config
-    if head.get("type") != "VPDDecoder" or head.get("subpixel", 1) != 1:
+    extended = head.get("subpixel", 1) != 1 or head.get("input_norm")
+    if head.get("type") != "VPDDecoder" or extended:
         raise CheckpointError(
             f"the released layout holds the published decoder only, not {head}; "
             "save a folder instead"
