@@ -1,0 +1,223 @@
+"""GRES scores against hand-worked items and a second, slow implementation of the table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from refer.errors import DataFileError, MissingDataError
+from refer.evaluation import gres
+from refer.evaluation.gres import GresEvaluator, GresProtocol, GresRecord
+from refer.evaluation.protocol import EvaluationError
+
+
+def strip(*columns: int) -> np.ndarray:
+    """bool [1, 1, 10] with these columns set."""
+    mask = np.zeros((1, 1, 10), bool)
+    mask[0, 0, list(columns)] = True
+    return mask
+
+
+def one(pred: np.ndarray, target: np.ndarray, count: int, nothing: bool) -> dict[str, float]:
+    evaluator = GresEvaluator()
+    evaluator.update(
+        pred, target, n_targets=[count], pred_nt=[nothing], img_ids=[1], ref_ids=[2], sent_ids=[3]
+    )
+    return evaluator.compute()["grefcoco"]
+
+
+# The four rows of the table, each alone; a fifth item with a target keeps the accuracies defined.
+def test_nothing_and_said_so_whatever_the_mask_shows():
+    scores = one(strip(1, 2), strip(), 0, True)
+    assert (scores["gIoU"], scores["cIoU"], scores["N_acc"]) == (100.0, 0.0, 1.0)
+
+
+def test_nothing_but_something_was_said():
+    assert one(strip(1, 2), strip(), 0, False)["gIoU"] == 0.0
+    # An empty mask is still not "nothing": the head decides.
+    scores = one(strip(), strip(), 0, False)
+    assert (scores["gIoU"], scores["cIoU"], scores["N_acc"]) == (0.0, 0.0, 0.0)
+
+
+def test_a_wrong_nothing_keeps_the_union_of_the_raw_mask():
+    evaluator = GresEvaluator()
+    evaluator.update(
+        np.concatenate([strip(1, 2, 3), strip(0, 1)]),
+        np.concatenate([strip(3, 4), strip(0, 1)]),
+        n_targets=[1, 1], pred_nt=[True, False], img_ids=[1, 1], ref_ids=[1, 2], sent_ids=[1, 2],
+    )  # fmt: skip
+    scores = evaluator.compute()["grefcoco"]
+    assert scores["cIoU"] == pytest.approx(100 * 2 / (4 + 2))  # U of the first is {1, 2, 3, 4}
+    assert scores["gIoU"] == 50.0
+    assert scores["T_acc"] == 0.0  # no item names nothing: ReLA gives 0 for both
+    assert scores["Pr@0.7"] == 50.0
+
+
+def test_targets_and_found():
+    scores = one(strip(1, 2, 3), strip(2, 3, 4), 2, False)
+    assert scores["gIoU"] == scores["cIoU"] == pytest.approx(50.0)
+    assert scores["Pr@0.7"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(7, (100, 0, 0)), (8, (100, 100, 0)), (9, (100, 100, 100)), (6, (0, 0, 0))],
+)
+def test_a_threshold_that_is_met_exactly_counts(found, expected):
+    scores = one(strip(*range(found)), strip(*range(10)), 1, False)
+    assert tuple(scores[f"Pr@{x}"] for x in (0.7, 0.8, 0.9)) == expected
+
+
+def test_precision_is_over_items_with_targets_only():
+    evaluator = GresEvaluator()
+    evaluator.update(
+        np.concatenate([strip(1), strip(), strip()]),
+        np.concatenate([strip(1), strip(), strip()]),
+        n_targets=[1, 0, 0], pred_nt=[False, True, False],
+        img_ids=[1, 1, 1], ref_ids=[1, 2, 3], sent_ids=[1, 2, 3],
+    )  # fmt: skip
+    scores = evaluator.compute()["grefcoco"]
+    assert scores["Pr@0.9"] == 100.0
+    assert scores["gIoU"] == pytest.approx(200 / 3)
+    assert (scores["T_acc"], scores["N_acc"]) == (1.0, 0.5)
+
+
+def test_fifty_pixels_decide_where_there_is_no_head():
+    pred = np.zeros((3, 10, 10), bool)
+    pred[0].flat[:49] = pred[1].flat[:50] = True
+    evaluator = GresEvaluator(GresProtocol(no_target="pixels"))
+    evaluator.update(
+        pred, np.zeros_like(pred), n_targets=[0, 0, 0],
+        img_ids=[1, 1, 1], ref_ids=[1, 2, 3], sent_ids=[1, 2, 3],
+    )  # fmt: skip
+    assert [record.pred_nt for record in evaluator.records] == [True, False, True]
+
+
+def slow(records: list[GresRecord]) -> dict[str, float]:
+    """The table once more, row by row in floats, as its words say."""
+    gious, inter, union, tp, fn, fp, tn = [], 0, 0, 0, 0, 0, 0
+    for r in records:
+        if r.n_targets == 0:
+            if r.pred_nt:
+                gious.append(1.0)
+                tp += 1
+            else:
+                gious.append(0.0)
+                union += r.union
+                fn += 1
+        elif r.pred_nt:
+            gious.append(0.0)
+            union += r.union
+            fp += 1
+        else:
+            gious.append(r.intersection / r.union if r.union > 0 else 0.0)
+            inter += r.intersection
+            union += r.union
+            tn += 1
+    targeted = [
+        0.0 if r.pred_nt or not r.union else r.intersection / r.union
+        for r in records
+        if r.n_targets
+    ]
+    return {
+        "gIoU": 100 * float(np.mean(gious)),
+        "cIoU": 100 * inter / union if union else 0.0,
+        "T_acc": tn / (tn + fp) if tp + fn and tn + fp else 0.0,
+        "N_acc": tp / (tp + fn) if tp + fn else 0.0,
+        **{
+            f"Pr@{x}": 100 * float(np.mean([iou >= x for iou in targeted])) if targeted else 0.0
+            for x in (0.7, 0.8, 0.9)
+        },
+    }
+
+
+def random_evaluator(rng: np.random.Generator, count: int, start: int = 0) -> GresEvaluator:
+    targets = rng.integers(0, 4, count)
+    pred = rng.random((count, 4, 5)) < rng.random((count, 1, 1))
+    truth = (rng.random((count, 4, 5)) < 0.5) & (targets > 0)[:, None, None]
+    pred[::3] = truth[::3]
+    evaluator = GresEvaluator()
+    ids = list(range(start, start + count))
+    evaluator.update(
+        pred, truth, n_targets=targets.tolist(), pred_nt=(rng.random(count) < 0.4).tolist(),
+        img_ids=ids, ref_ids=ids, sent_ids=ids, source=("refcoco", "grefcoco")[start % 2],
+    )  # fmt: skip
+    return evaluator
+
+
+def test_thousands_of_random_items_agree_with_the_slow_table():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        evaluator = random_evaluator(rng, int(rng.integers(1, 25)))
+        found = evaluator.compute()["refcoco"]
+        assert found == pytest.approx(slow(evaluator.records))
+
+
+def test_shards_merge_to_the_whole_and_sources_are_pooled():
+    rng = np.random.default_rng(1)
+    one, two = random_evaluator(rng, 30), random_evaluator(rng, 21, start=101)
+    whole = GresEvaluator()
+    whole.merge(one).merge(two).merge(one)  # items that come again are the same
+    scores = whole.compute()
+    assert list(scores) == ["grefcoco", "refcoco", "full"]
+    assert scores["refcoco"] == one.compute()["refcoco"]
+    pooled = slow(whole.records)
+    assert scores["full"] == pytest.approx({k: v for k, v in pooled.items() if "_acc" not in k})
+    first = one.records[0]
+    with pytest.raises(EvaluationError, match="twice with different"):
+        whole.add([first._replace(union=first.union + 1)])
+
+
+def test_the_always_empty_row_and_the_strata():
+    evaluator = random_evaluator(np.random.default_rng(2), 80)
+    records = evaluator.records
+    trivial = gres.always_empty(records)
+    share = sum(r.gt_nt for r in records) / len(records)
+    assert trivial["gIoU"] == pytest.approx(100 * share)
+    assert (trivial["cIoU"], trivial["N_acc"], trivial["T_acc"]) == (0.0, 1.0, 0.0)
+    strata = gres.by_targets(records)
+    assert list(strata) == ["0", "1", "2", "3+"]
+    assert sum(s["items"] for s in strata.values()) == len(records)
+    mean = sum(s["items"] * s["gIoU"] for s in strata.values()) / len(records)
+    assert mean == pytest.approx(evaluator.compute()["refcoco"]["gIoU"])
+
+
+def test_saved_predictions_are_scored_again_without_a_model(tmp_path):
+    evaluator = random_evaluator(np.random.default_rng(3), 40)
+    results, details = gres.save(tmp_path, "grefcoco", evaluator)
+    assert [path.name for path in (results, details)] == [
+        "grefcoco_results.json", "grefcoco_detailed_results.json",
+    ]  # fmt: skip
+    ((source, scores),) = json.loads(results.read_text())
+    assert source == "refcoco"
+    assert set(scores) == {"gIoU", "cIoU", "T_acc", "N_acc", "Pr@0.7", "Pr@0.8", "Pr@0.9"}
+    published = {"source", "img_id", "gt_nt", "pred_nt", "sent", "sent_info", "I", "U", "cIoU"}
+    assert published <= set(json.loads(details.read_text())[0])
+    assert gres.load(details).compute() == evaluator.compute()
+    pixels = gres.load(details, GresProtocol(no_target="pixels", pixels=5))
+    assert all(r.pred_nt == (r.pred_area < 5) for r in pixels.records)
+
+
+def test_bad_input_is_named(tmp_path):
+    evaluator = GresEvaluator()
+    ids = {"img_ids": [1], "ref_ids": [7], "sent_ids": [8]}
+    with pytest.raises(
+        EvaluationError, match="ref 7, sentence 8 has no target, but its mask has 2"
+    ):
+        evaluator.update(strip(), strip(1, 2), n_targets=[0], pred_nt=[True], **ids)
+    with pytest.raises(EvaluationError, match="wants pred_nt"):
+        evaluator.update(strip(), strip(), n_targets=[0], **ids)
+    with pytest.raises(EvaluationError, match="2 n_targets for 1 masks"):
+        evaluator.update(strip(), strip(), n_targets=[0, 1], pred_nt=[True], **ids)
+    with pytest.raises(EvaluationError, match="float64"):
+        evaluator.update(strip() * 0.5, strip(), n_targets=[0], pred_nt=[True], **ids)
+    with pytest.raises(EvaluationError, match="no items"):
+        evaluator.compute()
+    with pytest.raises(MissingDataError, match="test run"):
+        gres.load(tmp_path / "none.json")
+    bad = tmp_path / "bad.json"
+    bad.write_text('[{"source": "grefcoco"}]')
+    with pytest.raises(DataFileError, match="item 0: 'sent_info'"):
+        gres.load(bad)
