@@ -47,7 +47,7 @@ class DataSet:
     @property
     def coco_pictures(self) -> bool:
         """Whether the pictures are COCO's, whose file names follow from the image id."""
-        return self.image_folders is _COCO_FOLDERS
+        return self.image_folders[: len(_COCO_FOLDERS)] == _COCO_FOLDERS
 
 
 def _published(
@@ -92,6 +92,19 @@ DATASETS: dict[str, DataSet] = {
             77,
             _COCO_FOLDERS,
             _COCO_SOURCE,
+        ),
+        DataSet(
+            name="grefcoco",
+            splits={"unc": ("train", "val", "testA", "testB")},
+            default_split_by="unc",
+            token_length=40,
+            # The last is where RefShapes, which can take gRefCOCO's place, keeps its pictures.
+            image_folders=(*_COCO_FOLDERS, "images/refshapes"),
+            image_source=_COCO_SOURCE,
+            cure=(
+                "download grefs(unc).json and instances.json of gRefCOCO "
+                "(github.com/henghuiding/gRefCOCO) into <data root>/grefcoco/"
+            ),
         ),
         DataSet(
             name="refshapes",
