@@ -3,9 +3,11 @@
 #   bash train.sh refcoco  LOGDIR 8 --token_length 40
 #   bash train.sh refcocog LOGDIR 8 --token_length 77 --splitBy umd
 # 0 GPUs: one process on the CPU. Several machines: set NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
+# MAX_RESTARTS=3: a killed process brings all back, up to 3 times, from the latest saved state.
+# Exit code 75: stopped by a signal with its state saved; repeat the command with --resume auto.
 set -euo pipefail
 if [ $# -lt 3 ]; then
-  sed -n '2,5s/^# //p' "$0" >&2
+  sed -n '2,7s/^# //p' "$0" >&2
   exit 2
 fi
 dataset=$1 logdir=$2 gpus=$3
@@ -25,8 +27,20 @@ if [ "$gpus" -eq 0 ]; then
 else
   launch=("$python" -m torch.distributed.run --nproc_per_node "$gpus" --nnodes "${NNODES:-1}"
     --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
-    --master_port "${MASTER_PORT:-29500}" -m ris.cli)
+    --master_port "${MASTER_PORT:-29500}" --max_restarts "${MAX_RESTARTS:-0}" -m ris.cli)
   device=(--device cuda)
 fi
-"${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" 2>&1 |
-  tee -a "$logdir/log.txt"
+rm -f "$logdir/resume/stopped"
+"${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" \
+  > >(tee -ia "$logdir/log.txt") 2>&1 &
+pid=$!
+# A scheduler signals this shell; the run must hear it.
+for name in TERM USR1 INT; do trap "kill -$name $pid 2>/dev/null || true" "$name"; done
+code=0
+while :; do
+  wait "$pid" && code=0 || code=$?
+  kill -0 "$pid" 2>/dev/null || break
+done
+# torchrun gives a code of its own when it is stopped.
+[ ! -e "$logdir/resume/stopped" ] || code=75
+exit "$code"

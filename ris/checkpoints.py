@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,14 +29,20 @@ FORMAT = "vpd-ris 1"
 DEFAULT_TEXT = "openai/clip-vit-large-patch14"
 
 
-def save(model: VPDRefer, folder: str | Path, **info: Any) -> None:
+def save(
+    model: VPDRefer,
+    folder: str | Path,
+    state: Mapping[str, Tensor] | None = None,
+    **info: Any,
+) -> None:
     """Write `model` to `folder`, replacing an older one there only once the new one is complete.
 
+    state: its state dict, where that is not simply the model's own (sharded weights, gathered).
     info: entries for the card in config.json (image_size, scores, data set, ...).
     """
     folder = Path(folder)
     frozen = frozen_names(model) if not model.backbone.source.startswith("random") else set()
-    state = model.state_dict()
+    state = model.state_dict() if state is None else state
     kept = {name: value.contiguous().cpu() for name, value in state.items() if name not in frozen}
     config = {
         "format": FORMAT,
@@ -62,6 +69,11 @@ def save(model: VPDRefer, folder: str | Path, **info: Any) -> None:
         if folder.exists():
             os.replace(folder, old)
         os.replace(beside, folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the model could not be written to {folder}: {error}; make room there; what was there "
+            "before is kept"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ris.commands import COMMANDS
-from ris.errors import RISError
+from ris.errors import EXIT_RESUMABLE, RISError, Stopped
 from ris.version import __version__
 
 
@@ -32,13 +32,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Errors of use print one line and give exit code 2; Ctrl-C gives 130."""
+    """Run a command. Errors of use print one line and give exit code 2; Ctrl-C gives 130; training
+    that a signal stopped after saving its state gives 75: run the same command again."""
     arguments = parser().parse_args(argv)
     from refer.errors import ReferError
     from vpd.errors import VPDError
 
     try:
         arguments.run(arguments)
+    except Stopped as stopped:
+        print(f"ris {arguments.command}: {stopped}", file=sys.stderr)
+        return EXIT_RESUMABLE
     except (RISError, ReferError, VPDError) as error:
         print(f"ris {arguments.command}: error: {error}", file=sys.stderr)
         return 2

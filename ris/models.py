@@ -43,6 +43,7 @@ class VPDRefer(BaseModel):
             The picture is never augmented and the VAE never trained, so they cannot go stale.
         ignore_sentence: every expression is read as the same word, which shows how far the
             picture alone leads.
+        loss_over_processes: see `WeightedCrossEntropy`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class VPDRefer(BaseModel):
         sentence_batch: int = 8,
         latent_cache_mb: int = 0,
         ignore_sentence: bool = False,
+        loss_over_processes: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=PicturePreprocessor(non_blocking=True))
         if sentence_batch < 1:
@@ -61,7 +63,7 @@ class VPDRefer(BaseModel):
         self.backbone = backbone
         self.head_config = dict(head or {"type": "VPDDecoder"})
         self.head: nn.Module = build_head(self.head_config, backbone.channels)
-        self.loss = WeightedCrossEntropy(class_weight)
+        self.loss = WeightedCrossEntropy(class_weight, loss_over_processes)
         self.class_weight = tuple(class_weight)
         self.sentence_batch = sentence_batch
         self.ignore_sentence = ignore_sentence
@@ -168,9 +170,10 @@ class VPDRefer(BaseModel):
         found = {i: self._latents[i] for i in ids if i in self._latents}
         # One row for every picture not seen before, however often it stands in the batch.
         fresh = {i: row for row, i in enumerate(ids) if i not in found}
-        if fresh:
-            encoded = self.backbone.encode_image(image[list(fresh.values())])
-            found.update(zip(fresh, encoded, strict=True))
+        for i, row in fresh.items():
+            # One by one: rounding depends on a batch's size, and what is kept must depend neither
+            # on the pictures beside it nor on where a resumed run began.
+            found[i] = self.backbone.encode_image(image[row : row + 1])[0]
         size = next(iter(found.values())).nbytes
         for i in ids:
             if (len(self._latents) + 1) * size <= self.latent_cache_bytes:

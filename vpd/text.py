@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from vpd.errors import ConfigError, TextError
 
+CHUNK = 8  # sentences that go through the encoder together
 CLIP_MERGES = 48894  # lines 1 to 48894 of the vocabulary file are the merges of the 49,408 tokens
 
 
@@ -95,9 +96,12 @@ def encode(
     if not 2 < token_length <= positions:
         raise ConfigError(f"token_length {token_length} is outside 3 to {positions}")
     ids = tokenize(tokenizer, sentences, token_length).to(encoder.device)
-    # The features are cached across training and evaluation, so autocast must not decide them.
+    # The features are kept across batches and runs: autocast must not decide them, nor the number
+    # of sentences that came together, on which rounding depends; so every chunk is of one size.
+    full = torch.cat([ids, ids[-1:].expand(-len(ids) % CHUNK, -1)])
     with torch.autocast(encoder.device.type, enabled=False):
-        return encoder(input_ids=ids).last_hidden_state
+        parts = [encoder(input_ids=chunk).last_hidden_state for chunk in full.split(CHUNK)]
+    return torch.cat(parts)[: len(ids)]
 
 
 class TextAdapter(nn.Module):

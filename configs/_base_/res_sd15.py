@@ -20,6 +20,7 @@ model = dict(
     sentence_batch=8,
     latent_cache_mb=2048,
     ignore_sentence=False,
+    loss_over_processes=False,  # True: several processes step exactly as one would
 )
 data = dict(
     root="refer/data",
@@ -39,9 +40,13 @@ data = dict(
     group_by_picture=False,  # batches of refs of the same pictures, told apart by words alone
     keep_in_memory=False,  # for sets of a few thousand small pictures
     workers=4,
+    max_broken=0,  # pictures of the training split that may be broken and are then left out
+    loader_timeout=300,  # seconds a worker may take for a batch
 )
 optim = dict(
     lr=5e-5,
+    lr_batch=32,  # the total batch lr is for, as published: 4 a GPU on 8; None: for any
+    ema=None,  # decay of an average of the weights, which is then scored and saved
     weight_decay=1e-2,
     amsgrad=False,
     precision="fp32",
@@ -51,6 +56,15 @@ optim = dict(
     accumulate=1,
 )
 schedule = dict(epochs=40, batch_size=4, val_interval=1, print_freq=50)
+survival = dict(
+    save_every=500,  # steps between two states to resume from; 0: at the end of epochs only
+    keep_last=2,
+    max_skipped=50,  # steps skipped because the gradient was not finite
+    max_streak=10,  # of them one after the other
+    stall_timeout=1800,  # seconds without a step before a process gives up; 0 waits for ever
+    shard=False,  # FSDP2: UNet weights, gradients and moments shared out over the processes
+    collective_timeout=1800,  # seconds a process waits for the others in an exchange
+)
 protocol = "vpd"
 output_dir = "checkpoints"
 model_id = None  # the data set's name

@@ -18,11 +18,14 @@ Batch = dict[str, Any]
 def collate_refs(items: Sequence[Item]) -> Batch:
     """B items of `RefDataset` to one batch, a dict of
 
-    image uint8 [B, 3, H, W], mask uint8 [B, H, W], and lists of B: text, ref_id, sent_id, image_id.
+    image uint8 [B, 3, H, W], mask uint8 [B, H, W], and lists of B: text, ref_id, sent_id, image_id;
+    broken, a list of what could not be read, is there when something could not.
     """
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "mask")}
     listed = ("text", "ref_id", "sent_id", "image_id")
-    return {**stacked, **{name: [item[name] for item in items] for name in listed}}
+    batch = {**stacked, **{name: [item[name] for item in items] for name in listed}}
+    broken = [text for item in items for text in item.get("broken", ())]
+    return {**batch, "broken": broken} if broken else batch
 
 
 def collate_pictures(items: Sequence[Item]) -> Batch:

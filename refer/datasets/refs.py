@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from refer.api import REFER
 from refer.datasets.source import Item, Ref, ReferSplit, TextField
-from refer.errors import UnknownNameError
+from refer.errors import PictureError, UnknownNameError
 from refer.options import OverlapRule
 from refer.sentences import OnEmpty, Sentence, SentenceMode
 
@@ -42,6 +42,9 @@ class RefDataset(ReferSplit):
             process has its own.
         fraction: share of the split's pictures to keep, all their refs with them, drawn from the
             seed; a smaller share is part of a larger one, whatever the order of the ref file.
+        max_broken: 0 raises at the first picture that cannot be read; more lets the next ref whose
+            picture is sound take its place, and the item names it in `broken` (a str). Whoever
+            reads the items counts them over all workers; here, a worker that meets more raises.
 
     Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
     pictures, empty sentences) or when indexed (damaged pictures and outlines).
@@ -60,6 +63,7 @@ class RefDataset(ReferSplit):
         transform: Callable[[Item], Item] | None = None,
         keep_in_memory: bool = False,
         fraction: float = 1.0,
+        max_broken: int = 0,
     ) -> None:
         super().__init__(
             refer,
@@ -77,6 +81,8 @@ class RefDataset(ReferSplit):
             raise UnknownNameError(f"fraction is {fraction}; want more than 0 and at most 1")
         if fraction < 1:
             self.refs = _share(self.refs, fraction, seed)
+        self.max_broken = max_broken
+        self._broken: dict[str, None] = {}
         # With 'all' the items are fixed; else the sentence of a ref is chosen when it is read.
         self._pairs: list[tuple[Ref, Sentence]] | None = None
         if sentence_mode == "all":
@@ -86,6 +92,30 @@ class RefDataset(ReferSplit):
         return len(self.refs if self._pairs is None else self._pairs)
 
     def __getitem__(self, index: int) -> Item:
+        broken: list[str] = []
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            ref = self.refs[place] if self._pairs is None else self._pairs[place][0]
+            try:
+                item = self._read(place)
+            except PictureError as error:
+                self._note_broken(str(ref.picture.path), error)
+                broken.append(str(ref.picture.path))
+            else:
+                return {**item, "broken": broken} if broken else item
+        raise PictureError(f"not one of {len(self)} items has a picture that can be read")
+
+    def _note_broken(self, path: str, error: PictureError) -> None:
+        self._broken[path] = None
+        if not self.max_broken:
+            raise error
+        if len(self._broken) > self.max_broken:
+            raise PictureError(
+                f"more than max_broken = {self.max_broken} broken pictures: "
+                f"{', '.join(self._broken)}; the last: {error}"
+            ) from error
+
+    def _read(self, index: int) -> Item:
         if self._pairs is not None:
             ref, sentence = self._pairs[index]
         else:

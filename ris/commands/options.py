@@ -76,6 +76,8 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
     entries = {entry for entry, _ in ENTRIES.values()}
     found = {k: v for k, v in vars(arguments).items() if k in entries and v is not None}
+    if "optim.lr" in found:
+        found["optim.lr_batch"] = None  # a rate that was asked for is meant as it stands
     for item in getattr(arguments, "set", []):
         name, equals, value = item.partition("=")
         if not equals:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from refer import REFER
 from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
-from ris.engine.sampler import PictureSampler
+from ris.engine.sampler import EpochBatches
+from ris.engine.signals import leave_signals_to_the_parent
 
 
 def open_refer(data: dict[str, Any]) -> REFER:
@@ -42,19 +44,26 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
         seed=settings["seed"],
         keep_in_memory=data["keep_in_memory"],
         fraction=data["train_fraction"],
+        max_broken=data["max_broken"],
     )
-    sampler: Sampler[int] = DefaultSampler(dataset, shuffle=True, seed=settings["seed"])
-    if data["group_by_picture"]:
-        sampler = PictureSampler([ref.picture.image_id for ref in dataset.refs], settings["seed"])
+    batches = EpochBatches(
+        [ref.picture.image_id for ref in dataset.refs]
+        if data["group_by_picture"]
+        else len(dataset),
+        settings["schedule"]["batch_size"],
+        settings["seed"],
+    )
     return DataLoader(
         dataset,
-        batch_size=settings["schedule"]["batch_size"],
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=data["workers"],
         persistent_workers=data["workers"] > 0,
         collate_fn=collate_refs,
         pin_memory=device == "cuda",
-        drop_last=len(sampler) > settings["schedule"]["batch_size"],  # type: ignore[arg-type]
+        timeout=data["loader_timeout"] if data["workers"] else 0,
+        worker_init_fn=leave_signals_to_the_parent,
+        # Of its own: else each new iterator would draw from the run's random state.
+        generator=torch.Generator(),
     )
 
 
@@ -80,4 +89,7 @@ def picture_loader(
         persistent_workers=data["workers"] > 0,
         collate_fn=collate_pictures,
         pin_memory=device == "cuda",
+        timeout=data["loader_timeout"] if data["workers"] else 0,
+        worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),
     )

@@ -1,5 +1,5 @@
 """Hooks: losses logged without a wait per step, epochs told to data sets, the best weights kept,
-overlay pictures drawn, resumable checkpoints without the frozen weights.
+overlay pictures drawn.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import all_reduce, master_only
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from ris import checkpoints
-from ris.errors import CheckpointError
+from ris.engine.shard import whole
 from ris.models import VPDRefer
 from ris.visual import overlay
 
@@ -28,7 +28,7 @@ def plain_model(runner: Any) -> VPDRefer:
 class LazyRuntimeInfoHook(RuntimeInfoHook):
     """Reads losses from the device once per `interval` steps: a read waits for the device.
 
-    A loss that is not finite raises then, naming the step; the last checkpoint stands.
+    Losses that are not finite stay out of the averages; `FaultHook` deals with them.
     """
 
     def __init__(self, interval: int) -> None:
@@ -48,14 +48,11 @@ class LazyRuntimeInfoHook(RuntimeInfoHook):
 
     def _flush(self, runner: Any) -> None:
         for name in self._pending[0] if self._pending else ():
-            values = torch.stack([step[name] for step in self._pending]).tolist()
-            for value in values:
-                if not np.isfinite(value):
-                    raise FloatingPointError(
-                        f"{name} became {value} within the {len(values)} steps before step "
-                        f"{runner.iter + 1}; lower the learning rate, or use --precision fp32"
-                    )
-                runner.message_hub.update_scalar(f"train/{name}", value)
+            values = torch.stack([step[name] for step in self._pending])
+            all_reduce(values, "mean")  # what is logged is the mean over the processes
+            for value in values.tolist():
+                if np.isfinite(value):
+                    runner.message_hub.update_scalar(f"train/{name}", value)
         self._pending.clear()
 
 
@@ -64,28 +61,6 @@ class EpochHook(Hook):
 
     def before_train_epoch(self, runner: Any) -> None:
         runner.train_dataloader.dataset.set_epoch(runner.epoch)
-
-
-class LeanCheckpointHook(Hook):
-    """Keeps frozen weights out of resume checkpoints, and gives them back when one is read."""
-
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        frozen = checkpoints.frozen_names(plain_model(runner))
-        state = checkpoint["state_dict"]
-        checkpoint["frozen"] = checkpoints.fingerprint({name: state[name] for name in frozen})
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        model = plain_model(runner)
-        own = model.state_dict()
-        frozen = checkpoints.frozen_names(model)
-        kept = {name: own[name] for name in frozen}
-        if checkpoint.get("frozen", "") not in ("", checkpoints.fingerprint(kept)):
-            raise CheckpointError(
-                "the checkpoint to resume from was made on other frozen weights; repeat the run's "
-                "--weights, --backbone, --unet_mode and --seed"
-            )
-        checkpoint["state_dict"].update(kept)
 
 
 class BestWeightsHook(Hook):
@@ -114,13 +89,14 @@ class BestWeightsHook(Hook):
         if best is not None and score <= best:
             return
         runner.message_hub.update_info("best_score", float(score))
-        self._save(runner, float(score))
+        # Sharded weights are gathered by all processes together.
+        state = {name: whole(value) for name, value in plain_model(runner).state_dict().items()}
+        self._save(runner, float(score), state)
 
     @master_only
-    def _save(self, runner: Any, score: float) -> None:
-        checkpoints.save(
-            plain_model(runner), self.folder, **self.card, epoch=runner.epoch, val_oIoU=score
-        )
+    def _save(self, runner: Any, score: float, state: dict[str, Tensor]) -> None:
+        card = {**self.card, "epoch": runner.epoch, "val_oIoU": score}
+        checkpoints.save(plain_model(runner), self.folder, state, **card)
         runner.logger.info(f"best {self.key} so far, {score:.2f}: weights saved to {self.folder}")
 
 

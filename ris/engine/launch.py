@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -16,13 +17,35 @@ from mmengine.registry import MODEL_WRAPPERS
 from ris.errors import OptionError
 from ris.models import VPDRefer
 
-TIMEOUT = timedelta(minutes=30)
+
+def restarts() -> int:
+    """How often torchrun has started this group of processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def setup(device: str) -> str:
+def _ranks_from_slurm() -> None:
+    """Under srun with several tasks, say in torchrun's variables what Slurm says in its own."""
+    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) < 2:
+        return
+    if "SLURM_PROCID" not in os.environ:
+        return
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ["SLURM_NODELIST"]
+        listed = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+        )
+        os.environ["MASTER_ADDR"] = listed.stdout.split()[0]
+    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+
+
+def setup(device: str, timeout: float = 1800.0) -> str:
     """Choose the device, start the process group under torchrun, return Runner's `launcher`.
 
-    device: `auto` (CUDA when there is one), `cpu` or `cuda`.
+    device: `auto` (CUDA when there is one), `cpu` or `cuda`. timeout: seconds that a process waits
+    for the others in an exchange before it gives up.
 
     Raises:
         OptionError: `cuda` was asked for and there is none.
@@ -37,6 +60,7 @@ def setup(device: str) -> str:
     # pkg_resources' and torch's own deprecation notices drown the progress lines.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+    _ranks_from_slurm()
     if "RANK" not in os.environ:
         return "none"
     if not dist.is_initialized():
@@ -48,9 +72,9 @@ def setup(device: str) -> str:
                     "processes as there are GPUs"
                 )
             torch.cuda.set_device(rank)
-            dist.init_process_group("nccl", timeout=TIMEOUT)
+            dist.init_process_group("nccl", timeout=timedelta(seconds=timeout))
         else:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
+            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     return "pytorch"
 
 

@@ -5,14 +5,13 @@ Source: wl-zhao/VPD `refer/`: AdamW, weight decay 1e-2, poly decay of power 0.9 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
+from ris.engine.guard import GuardedOptimWrapper
 from ris.errors import OptionError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -38,29 +37,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return groups
 
 
-class AutocastOptimWrapper(OptimWrapper):
-    """An OptimWrapper whose forward pass runs under autocast on the model's own device.
-
-    mmengine's AmpOptimWrapper refuses CPUs. bfloat16 has float32's range, so no loss scaler.
-    """
-
-    def __init__(self, *args: Any, device: str, dtype: torch.dtype | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.device, self.dtype = device, dtype
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device, self.dtype)
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        with super().optim_context(model), self._autocast():
-            yield
+def learning_rate(settings: Mapping[str, Any], total_batch: int) -> float:
+    """The rate for this total batch: `lr`, scaled in proportion where `lr_batch` says which total
+    batch `lr` is meant for (None: it is meant for any)."""
+    if not settings["lr_batch"]:
+        return float(settings["lr"])
+    return float(settings["lr"] * total_batch / settings["lr_batch"])
 
 
-def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> OptimWrapper:
-    """AdamW in an optim wrapper.
+def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> GuardedOptimWrapper:
+    """Fused AdamW in an optim wrapper that skips steps whose gradient is not finite.
 
     settings: lr, weight_decay, amsgrad, precision (`fp32` | `bf16`), clip (max gradient norm or
     None), accumulate (batches an optimizer step).
@@ -74,14 +60,21 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
         amsgrad=settings["amsgrad"],
         fused=True,
     )
-    clip = settings.get("clip")
-    return AutocastOptimWrapper(
+    return GuardedOptimWrapper(
         optimizer,
         accumulative_counts=settings.get("accumulate", 1),
-        clip_grad={"max_norm": clip} if clip else None,
+        clip=settings.get("clip"),
         device=device,
         dtype=PRECISIONS[precision],
+        running=running_statistics(model),
     )
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Buffers that a forward pass in training changes: those of batch norms that are trained."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    found = ((norm.running_mean, norm.running_var) for norm in norms if norm.track_running_stats)
+    return [buffer for pair in found for buffer in pair if buffer is not None]
 
 
 def poly_schedule(iterations: int, power: float, warmup: int = 0) -> list[dict[str, Any]]:

@@ -6,9 +6,17 @@ Nothing is lost: versions and settings stand in metrics.json, and the config bes
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.runner import Runner
+
+from ris.engine import loop, state  # loop registers ours
+from ris.engine.hooks import plain_model
+from ris.engine.shard import RefFSDP
+from ris.engine.store import Snapshot
+
+__all__ = ["QuietRunner", "loop"]
 
 _NOISE = (
     "Hooks will be executed",
@@ -28,7 +36,35 @@ class _Filter(logging.Filter):
 
 
 class QuietRunner(Runner):
-    """A Runner that logs what happens, not what it is made of."""
+    """A Runner that logs what happens, not what it is made of, and resumes from our own states.
+
+    resume_state: called when model, optimizer and schedules stand; gives the state to go on from.
+    """
+
+    def __init__(
+        self, *args: Any, resume_state: Callable[[], Snapshot | None] | None = None, **kwargs: Any
+    ) -> None:
+        self.resume_state = resume_state
+        super().__init__(*args, **kwargs)
+
+    def _init_model_weights(self) -> None:
+        """Sharded models were initialised before they were sharded: mmengine broadcasts plain
+        tensors only."""
+        if not isinstance(self.model, RefFSDP):
+            super()._init_model_weights()
+
+    def load_or_resume(self) -> None:
+        """Put the run back to where its state was saved, if there is one."""
+        snapshot = self.resume_state() if self.resume_state else None
+        if snapshot is None:
+            return
+        state.restore(self, plain_model(self), snapshot)
+        place = snapshot.values["place"]
+        self.train_loop.go_to(snapshot.step, place)  # type: ignore[attr-defined]
+        self.logger.info(
+            f"resumed after step {snapshot.step}: epoch {place['epoch'] + 1}, "
+            f"{place['consumed']} of its samples done"
+        )
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         logger = super().build_logger(*args, **kwargs)

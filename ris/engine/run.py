@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import replace
@@ -11,15 +12,32 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
 from refer.evaluation import PROTOCOLS, ResProtocol
 from ris import checkpoints
-from ris.engine import curves, data, hooks, launch, optim, report, resume
+from ris.engine import (
+    curves,
+    data,
+    ema,
+    hooks,
+    launch,
+    optim,
+    report,
+    resume,
+    shard,
+    survival,
+    syncnorm,
+)
 from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
+from ris.engine.signals import StopRequest
+from ris.engine.store import Store
+from ris.engine.watch import Watchdog
 from ris.errors import OptionError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
@@ -32,13 +50,19 @@ def train(
 ) -> dict[str, Any]:
     """Train, validate as scheduled, keep the best weights; returns the content of metrics.json."""
     started = time.time()
-    launcher = launch.setup(device)
-    resume.make_checkpoints_safe()
+    launcher = launch.setup(device, config.survival.collective_timeout)
     kind = _device_kind(device)
     settings = config.to_dict()
     refer = data.open_refer(settings["data"])
     torch.manual_seed(config.seed)
     model = build_model(settings)
+    if kind == "cpu" and get_world_size() > 1:
+        syncnorm.convert(model)
+    wrapped: VPDRefer | shard.RefFSDP = model
+    if config.survival.shard:
+        if get_world_size() == 1:
+            raise OptionError("survival.shard needs several processes; this is one")
+        wrapped = shard.RefFSDP(model.to(get_device()))
     train_data = data.train_loader(refer, settings, kind)
     val_data = data.picture_loader(refer, config.data.val_split, settings, kind)
     schedule = config.schedule
@@ -51,36 +75,39 @@ def train(
         scores.update(result, seconds=seconds)
 
     metric = _metric(config, val_data, work_dir, keep)
+    store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
+    rate = optim.learning_rate(settings["optim"], _total_batch(config))
     runner = _runner(
         config,
         work_dir,
         launcher,
-        model,
+        wrapped,
         train_dataloader=train_data,
         val_dataloader=val_data,
         val_evaluator=Evaluator(metric),
         train_cfg={
-            "by_epoch": True,
+            "type": "ResumableEpochLoop",
             "max_epochs": schedule.epochs,
             "val_interval": schedule.val_interval,
         },
         val_cfg={},
-        optim_wrapper=optim.build_optimizer(model, settings["optim"], kind),
+        optim_wrapper=optim.build_optimizer(model, {**settings["optim"], "lr": rate}, kind),
         param_scheduler=optim.poly_schedule(
             steps, config.optim.power, min(config.optim.warmup, steps // 2)
         ),
         custom_hooks=[
             hooks.EpochHook(),
-            hooks.LeanCheckpointHook(),
             hooks.BestWeightsHook(best, card),
             hooks.OverlayHook(work_dir / "overlays"),
+            *_survival_hooks(config, store, stop, work_dir),
+            *_average_hooks(config.optim.ema),
         ],
-        load_from=resume.resolve(resume_from, work_dir),
-        resume=bool(resume_from),
+        resume_state=lambda: resume.choose(resume_from, store, launch.restarts(), logger()),
     )
     _describe(runner, config, model, train_data, val_data)
-    runner.train()
+    with stop.listening():
+        runner.train()
     if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
         runner.val_loop.run()
     result = {
@@ -91,7 +118,8 @@ def train(
         "optimizer_steps": steps // config.optim.accumulate,
         "train_refs": len(data.refs_of(train_data)),
         "train_data_hash": data.refs_of(train_data).data_hash,
-        "total_batch": schedule.batch_size * get_world_size() * config.optim.accumulate,
+        "total_batch": _total_batch(config),
+        "learning_rate": rate,
     }
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
@@ -114,8 +142,7 @@ def evaluate(
     load_options: what `ris.checkpoints.load` takes beside the token length.
     """
     started = time.time()
-    launcher = launch.setup(device)
-    resume.make_checkpoints_safe()
+    launcher = launch.setup(device, config.survival.collective_timeout)
     settings = config.to_dict()
     refer = data.open_refer(settings["data"])
     model = checkpoints.load(
@@ -165,13 +192,48 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
     return VPDRefer(built, **model)
 
 
+def _survival_hooks(
+    config: Config, store: Store, stop: StopRequest, work_dir: Path
+) -> list[survival.Hook]:
+    """What saves, stops, counts faults and watches."""
+    wanted = config.survival
+    log = logger()
+    return [
+        survival.StateHook(store, stop, wanted.save_every),
+        survival.FaultHook(
+            work_dir / "faults",
+            config.schedule.print_freq,
+            wanted.max_skipped,
+            wanted.max_streak,
+            config.data.max_broken,
+        ),
+        survival.WatchHook(Watchdog(wanted.stall_timeout, get_rank(), log)),
+    ]
+
+
+def _average_hooks(decay: float | None) -> list[survival.Hook]:
+    if decay is None:
+        return []
+    average = ema.EMAHook(decay)
+    return [average, ema.EMAReturnHook(average)]
+
+
+def logger() -> logging.Logger:
+    """The run's logger, which mmengine sets up with the Runner."""
+    return MMLogger.get_current_instance()
+
+
 def best_folder(config: Config) -> Path:
     """Where the best weights go: <output_dir>/model_best_<model_id>, as published."""
     return Path(config.output_dir) / f"model_best_{config.model_id or config.data.dataset}"
 
 
 def _runner(
-    config: Config, work_dir: Path, launcher: str, model: VPDRefer, **parts: Any
+    config: Config,
+    work_dir: Path,
+    launcher: str,
+    model: VPDRefer | shard.RefFSDP,
+    **parts: Any,
 ) -> QuietRunner:
     interval = config.schedule.print_freq
     if config.deterministic:
@@ -183,7 +245,8 @@ def _runner(
         default_hooks={
             "runtime_info": hooks.LazyRuntimeInfoHook(interval),
             "logger": {"type": "LoggerHook", "interval": interval, "log_metric_by_epoch": False},
-            "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2},
+            "checkpoint": None,  # ours: ris.engine.survival
+            "sampler_seed": None,  # the loop tells its batches the epoch
         },
         visualizer={
             "type": "Visualizer",
@@ -196,7 +259,7 @@ def _runner(
         env_cfg={"cudnn_benchmark": not config.deterministic},
         cfg={
             "settings": config.to_dict(),
-            "model_wrapper_cfg": {"type": "RefDDP"},
+            **({} if is_model_wrapper(model) else {"model_wrapper_cfg": {"type": "RefDDP"}}),
             "sync_bn": "torch" if get_device() == "cuda" else None,
         },
         **parts,
@@ -270,6 +333,10 @@ def _result(
     }
 
 
+def _total_batch(config: Config) -> int:
+    return int(config.schedule.batch_size * get_world_size() * config.optim.accumulate)
+
+
 def _describe(
     runner: QuietRunner,
     config: Config,
@@ -292,7 +359,13 @@ def _describe(
     )
     runner.logger.info(
         f"batch {per_gpu} a process x {ranks} processes x {accumulate} accumulated = "
-        f"{per_gpu * ranks * accumulate} in total, learning rate {config.optim.lr}"
+        f"{_total_batch(config)} in total; learning rate "
+        f"{optim.learning_rate(config.optim, _total_batch(config)):g}"
+        + (
+            f" ({config.optim.lr:g} for a total batch of {config.optim.lr_batch})"
+            if config.optim.lr_batch
+            else ""
+        )
     )
 
 

@@ -1,0 +1,69 @@
+"""Signals that ask a run to stop: it finishes its step, saves, and exits with a code of its own.
+
+SIGTERM and SIGUSR1 are what schedulers send before they take a machine back, SIGINT is Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+REPEAT = 2.0
+
+
+class StopRequest:
+    """Remembers that a signal came; processes agree on it, so that all stop after the same step."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._when = 0.0
+        self._group: dist.ProcessGroup | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Catch the signals inside the block. One that comes again later acts at once; within
+        `REPEAT` seconds it is the same one, which reached the process by two ways."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.received is None:
+                self.received, self._when = number, time.monotonic()
+            elif time.monotonic() - self._when > REPEAT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+
+        for number in SIGNALS:
+            signal.signal(number, note)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def agreed(self) -> int | None:
+        """The signal that any process got, or None; with several processes, all must call this.
+
+        The question goes through the CPUs (gloo), so no GPU is waited for.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return self.received
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        number = torch.tensor(self.received or 0)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
+        return int(number) or None
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """For loader workers: Ctrl-C and a group's SIGTERM reach them too, and the parent needs them
+    to finish its step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
