@@ -23,7 +23,7 @@ from ris.engine.report import write_json
 
 REPO = Path(__file__).resolve().parents[1]
 SPLITS = ("val", "testA", "testB")
-BLIND_EPOCHS = 2
+BLIND_EPOCHS = 1
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 
