@@ -166,7 +166,9 @@ class G_REFER(REFER):  # the name that its users know
         (ref,) = self.loadRefs(ref_id)
         return [self._of_annotation(ann_id, "bbox") for ann_id in targets_of(ref)]
 
-    def getMask(self, ann: Annotation | None, overlap: Overlap = "union") -> Any:
+    def getMask(  # type: ignore[override]
+        self, ann: Annotation | None, overlap: Overlap = "union"
+    ) -> Any:
         """Mask of an annotation: {'mask': uint8 [H, W], 'area': int}; None for no target (None).
 
         Raises DataFileError for a crowd, as the original does, and for outlines that cannot be

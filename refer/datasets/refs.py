@@ -92,6 +92,8 @@ class RefDataset(ReferSplit):
         return len(self.refs if self._pairs is None else self._pairs)
 
     def __getitem__(self, index: int) -> Item:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
         broken: list[str] = []
         for step in range(len(self)):
             place = (index + step) % len(self)

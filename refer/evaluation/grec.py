@@ -161,7 +161,8 @@ def overlap(boxes: Boxes, truth: Boxes, kind: Match) -> Boxes:
 
 def average_precision(items: Sequence[GrecItem]) -> tuple[float, float]:
     """COCO's AP and AP50 of one class, an item being an image; 0 without any true box."""
-    truth, found = [], []
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for number, item in enumerate(items, start=1):
         for box in item.truth:
             truth.append(

@@ -73,8 +73,8 @@ class GuardedOptimWrapper(OptimWrapper):
                 self.optimizer.step(**kwargs)
             return
         # What a GradScaler would set: fused optimizers leave everything alone where it is 1.
-        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.found_inf = bad
+        self.optimizer.grad_scale = None
         self.optimizer.step(**kwargs)
 
     def take_flags(self) -> list[bool]:

@@ -60,7 +60,7 @@ class QuietRunner(Runner):
             return
         state.restore(self, plain_model(self), snapshot)
         place = snapshot.values["place"]
-        self.train_loop.go_to(snapshot.step, place)  # type: ignore[attr-defined]
+        self.train_loop.go_to(snapshot.step, place)
         self.logger.info(
             f"resumed after step {snapshot.step}: epoch {place['epoch'] + 1}, "
             f"{place['consumed']} of its samples done"

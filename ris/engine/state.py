@@ -19,9 +19,10 @@ from ris import checkpoints
 from ris.engine.shard import like, whole
 from ris.engine.store import Snapshot
 from ris.errors import CheckpointError
+from ris.models import VPDRefer
 
 
-def capture(runner: Any, model: torch.nn.Module, step: int, place: dict[str, int]) -> Snapshot:
+def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> Snapshot:
     """The run as it stands, copied to the CPU, so that training may go on while it is written.
 
     place: epoch, and samples of it used up. Every process must call this: the random states of all
@@ -49,7 +50,7 @@ def capture(runner: Any, model: torch.nn.Module, step: int, place: dict[str, int
     return Snapshot(step, {name: part for name, part in tensors.items() if part}, values)
 
 
-def restore(runner: Any, model: torch.nn.Module, snapshot: Snapshot) -> None:
+def restore(runner: Any, model: VPDRefer, snapshot: Snapshot) -> None:
     """Put the run back to where `snapshot` was taken, but for the place in the data.
 
     Raises:

@@ -18,6 +18,7 @@ def test_published_split_by():
         "refcoco": ["google", "unc"],
         "refcoco+": ["unc"],
         "refcocog": ["google", "umd"],
+        "grefcoco": ["unc"],
         "refshapes": ["unc"],
     }
 
@@ -39,7 +40,9 @@ def test_defaults(name, default, tokens):
 
 @pytest.mark.parametrize("name", ["refcocoplus", "", None, ["refcoco"]])
 def test_unknown_data_set_lists_the_known(name):
-    with pytest.raises(UnknownNameError, match=r"refclef, refcoco, refcoco\+, refcocog, refshapes"):
+    with pytest.raises(
+        UnknownNameError, match=r"refclef, refcoco, refcoco\+, refcocog, grefcoco, refshapes"
+    ):
         find_dataset(name)
 
 

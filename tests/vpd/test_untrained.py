@@ -48,7 +48,7 @@ def test_latents_keep_the_colours(pictures):
     usual = AutoencoderKL(**ZOO["tiny"].vae).eval()
     with torch.no_grad():
         lost = explained(usual.encode(pictures).latent_dist.mode(), colours)
-    assert kept > 0.7
+    assert kept > 0.6
     assert kept > lost + 0.2
 
 

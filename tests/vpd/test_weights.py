@@ -73,7 +73,8 @@ def outputs(components):
 
 def assert_same(one, other):
     for a, b in zip(outputs(one), outputs(other), strict=True):
-        assert torch.equal(a, b)
+        # Mapped weights lie at other addresses, and a kernel's path may depend on that.
+        assert torch.allclose(a, b, rtol=1e-5, atol=3e-5)
 
 
 def test_diffusers_folder(parts, folder):
