@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mmengine.device import utils as device_utils
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
+from torch.distributed.rendezvous import rendezvous
 
 from ris.errors import OptionError
 from ris.models import VPDRefer
@@ -72,10 +73,22 @@ def setup(device: str, timeout: float = 1800.0) -> str:
                     "processes as there are GPUs"
                 )
             torch.cuda.set_device(rank)
-            dist.init_process_group("nccl", timeout=timedelta(seconds=timeout))
+            _meet("nccl", timeout)
         else:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+            _meet("gloo", timeout)
     return "pytorch"
+
+
+def _meet(backend: str, timeout: float) -> None:
+    """Start the process group, each restart under its own keys.
+
+    torchrun's static rendezvous keeps one store for all restarts, in which a restarted process
+    may find the address of one that is dead, and wait for it (seen with torch 2.13, gloo).
+    """
+    limit = timedelta(seconds=timeout)
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    store = dist.PrefixStore(f"restart_{restarts()}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
 
 
 @MODEL_WRAPPERS.register_module()

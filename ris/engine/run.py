@@ -103,7 +103,7 @@ def train(
             *_survival_hooks(config, store, stop, work_dir),
             *_average_hooks(config.optim.ema),
         ],
-        resume_state=lambda: resume.choose(resume_from, store, launch.restarts(), logger()),
+        resume_state=lambda: resume.agreed(resume_from, store, launch.restarts(), logger()),
     )
     _describe(runner, config, model, train_data, val_data)
     with stop.listening():

@@ -30,11 +30,15 @@ _BLOCK = 1 << 24
 
 @dataclass
 class Snapshot:
-    """What a run needs to go on: named groups of CPU tensors, and the rest as plain JSON values."""
+    """What a run needs to go on: named groups of CPU tensors, and the rest as plain JSON values.
+
+    folder: where it was read from.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
     values: dict[str, Any]
+    folder: Path | None = None
 
 
 class Store:
@@ -54,6 +58,14 @@ class Store:
         """Steps of the checkpoints there are, oldest first; unfinished drafts do not count."""
         found = (_NAME.fullmatch(path.name) for path in self.folder.glob("step_*"))
         return sorted(int(match[1]) for match in found if match)
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """The step that a checkpoint folder's name tells."""
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise CheckpointError(f"{path} is no checkpoint: its name is not step_<number>")
+        return int(match[1])
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:09d}"
@@ -116,7 +128,7 @@ class Store:
                 if _checksum(file) != expected["crc32"]:
                     raise CheckpointError(f"{file} was changed after it was written (CRC-32)")
                 tensors[file.stem] = load_file(file)
-            return Snapshot(state["step"], tensors, state["values"])
+            return Snapshot(state["step"], tensors, state["values"], path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, CheckpointError):
                 raise

@@ -91,7 +91,7 @@ def test_a_failed_save_keeps_the_old_one(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match="No space"):
         checkpoints.save(system(), tmp_path / "model", epoch=2)
     assert checkpoints.read_config(tmp_path / "model")["info"] == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -151,8 +151,9 @@ def test_cached_latents_give_the_same_loss():
 
 def test_a_full_latent_cache_takes_no_more(model):
     system = VPDRefer(model.backbone, latent_cache_mb=1)
-    system.latent_cache_bytes = 3 * 32 * 8 * 8 * 4  # three latents of 64 x 64 pictures
     image, mask = torch.zeros(5, 3, 64, 64), torch.zeros(5, 64, 64, dtype=torch.uint8)
+    one = model.backbone.encode_image(image[:1])
+    system.latent_cache_bytes = 3 * one.numel() * one.element_size()
     system(image, list("abcde"), mask, mode="loss", image_id=[1, 2, 3, 4, 5])
     assert len(system._latents) == 3
 

@@ -111,5 +111,3 @@ def test_ranks_come_from_slurms_variables(monkeypatch):
     launch._ranks_from_slurm()
     seen = [os.environ[n] for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")]
     assert seen == ["5", "8", "1", "node1"]
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)

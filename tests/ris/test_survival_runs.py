@@ -97,6 +97,8 @@ def test_a_signal_ends_train_sh_with_the_code_to_requeue(train_arguments, tmp_pa
     run = subprocess.Popen(
         command, env={**environment(repo), "PYTHON": sys.executable},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        # Tests run in the background inherit an ignored SIGINT, which a shell cannot trap.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     log = tmp_path / "log.txt"
     deadline = time.monotonic() + 100
