@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from refer.transforms import normalise
 from ris.errors import OptionError
-from ris.heads import build_head
+from ris.heads import build_head, reads_words
 from ris.losses import WeightedCrossEntropy
 from vpd import DiffusionBackbone, FeaturePyramid
 
@@ -62,7 +62,9 @@ class VPDRefer(BaseModel):
             raise OptionError(f"sentence_batch must be 1 or more, got {sentence_batch}")
         self.backbone = backbone
         self.head_config = dict(head or {"type": "VPDDecoder"})
-        self.head: nn.Module = build_head(self.head_config, backbone.channels)
+        self.head: nn.Module = build_head(
+            self.head_config, backbone.channels, backbone.text_channels
+        )
         self.loss = WeightedCrossEntropy(class_weight, loss_over_processes)
         self.class_weight = tuple(class_weight)
         self.sentence_batch = sentence_batch
@@ -109,7 +111,9 @@ class VPDRefer(BaseModel):
         picture_index: Tensor | None = None,
     ) -> Tensor:
         """latent [P, c, h, w], B sentences or features [B, T, D] -> logits [B, 2, *size]."""
-        low = self.head(self.pyramid(latent, text, picture_index).joined())
+        text = self._text(text)
+        joined = self.pyramid(latent, text, picture_index).joined()
+        low = self.head(joined, text) if reads_words(self.head) else self.head(joined)
         if low.dtype in (torch.bfloat16, torch.float16):
             low = low.float()  # the gradient of a cell sums hundreds of pixels: too many for bf16
         return self.upsample(low, size)

@@ -121,6 +121,11 @@ class DiffusionBackbone(nn.Module):
         )
 
     @property
+    def text_channels(self) -> int:
+        """Channels of the text features."""
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
     def strides(self) -> tuple[int, ...]:
         return STRIDES
 

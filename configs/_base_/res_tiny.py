@@ -3,7 +3,7 @@
 _base_ = ["./res_sd15.py"]
 model = dict(
     backbone=dict(name="tiny", map_gradient=True),
-    head=dict(type="VPDDecoder", channels=64, subpixel=4, input_norm=True),
+    head=dict(type="WordDecoder", channels=64, word_channels=64),
     sentence_batch=32,
 )
 data = dict(

@@ -9,16 +9,20 @@ from torch import nn
 
 from ris.errors import OptionError
 from ris.heads.vpd_decoder import VPDDecoder
+from ris.heads.word_decoder import WordDecoder
 from ris.mmseg_compat import head_class
 
-HEADS: dict[str, type[nn.Module]] = {"VPDDecoder": VPDDecoder}
+HEADS: dict[str, type[nn.Module]] = {"VPDDecoder": VPDDecoder, "WordDecoder": WordDecoder}
 
 
-def build_head(config: Mapping[str, Any], in_channels: Sequence[int]) -> nn.Module:
+def build_head(
+    config: Mapping[str, Any], in_channels: Sequence[int], text_channels: int | None = None
+) -> nn.Module:
     """The mask head `config['type']` over a pyramid of `in_channels` (finest level first).
 
     `mmseg.NAME` takes a decode head of mmsegmentation; its `in_channels`, `in_index` and
-    `num_classes` are filled in, and a head for one level names it with `in_index=<int>`.
+    `num_classes` are filled in, and a head for one level names it with `in_index=<int>`. A head
+    whose `reads_words` is true also gets `text_channels`, and is called with the text features.
 
     Raises:
         OptionError: an unknown type, or arguments that the head refuses.
@@ -35,6 +39,8 @@ def build_head(config: Mapping[str, Any], in_channels: Sequence[int]) -> nn.Modu
     elif name in HEADS:
         build = HEADS[name]
         arguments["in_channels"] = in_channels
+        if reads_words(build):
+            arguments["text_channels"] = text_channels
     else:
         known = ", ".join([*HEADS, "mmseg.<any decode head>"])
         raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
@@ -44,4 +50,9 @@ def build_head(config: Mapping[str, Any], in_channels: Sequence[int]) -> nn.Modu
         raise OptionError(f"head {name} cannot be built with {arguments}: {error}") from error
 
 
-__all__ = ["HEADS", "VPDDecoder", "build_head"]
+def reads_words(head: nn.Module | type[nn.Module]) -> bool:
+    """Whether a head is called with the text features beside the pyramid."""
+    return bool(getattr(head, "reads_words", False))
+
+
+__all__ = ["HEADS", "VPDDecoder", "WordDecoder", "build_head", "reads_words"]

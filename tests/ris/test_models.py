@@ -68,8 +68,29 @@ def test_subpixel_logits_are_the_plain_heads_at_finer_places():
                 assert torch.equal(logits[:, label, row::4, column::4], channel)
 
 
+def test_the_word_decoder_adds_what_the_words_say_of_each_cell():
+    """Against attention written out cell by cell; the decoder behind it is the plain one."""
+    torch.manual_seed(0)
+    config = {"type": "WordDecoder", "channels": 24, "word_channels": 8, "subpixel": 2}
+    head = build_head(config, CHANNELS, text_channels=12).eval()
+    levels, text = pyramid(), torch.randn(2, 5, 12)
+    seen = []
+    head.decoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    logits = head(levels, text)
+    assert logits.shape == (2, 2, 32, 48)
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    for number, (level, fused, words) in enumerate(zip(levels, seen[0], head.words, strict=True)):
+        assert torch.equal(fused[:, : CHANNELS[number]], level)
+        row, column = level.shape[-2] - 1, 0
+        query = words.query.weight[:, :, 0, 0] @ level[1, :, row, column] + words.query.bias
+        weights = torch.softmax(words.key(text[1]) @ query / 8**0.5, dim=0)
+        expected = weights @ words.value(text[1])
+        assert torch.allclose(fused[1, CHANNELS[number] :, row, column], expected, atol=1e-5)
+
+
 def test_unknown_heads_and_arguments_are_named():
-    with pytest.raises(OptionError, match=r"VPDDecoder, mmseg\."):
+    with pytest.raises(OptionError, match=r"VPDDecoder, WordDecoder, mmseg\."):
         build_head({"type": "Decoder"}, CHANNELS)
     with pytest.raises(OptionError, match=r"mmseg\.UPerHeadd is unknown"):
         build_head({"type": "mmseg.UPerHeadd"}, CHANNELS)

@@ -1,0 +1,76 @@
+"""VPD's decoder, with every level of the pyramid first told what the words say to it.
+
+Shapes: B pairs, T tokens, D channels of the text encoder, C_l channels of level l, h w its cells,
+W word channels.
+Source of the fusion: pixel-word attention of LAVT (Yang et al. 2022, section 3.2), read from the
+paper; there it stands inside the image encoder, here behind a frozen one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ris.heads.vpd_decoder import VPDDecoder
+
+
+class PixelWordAttention(nn.Module):
+    """For each cell, the words that matter there: softmax over tokens of query . key, on values."""
+
+    def __init__(self, in_channels: int, text_channels: int, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(in_channels, channels, 1)
+        self.key = nn.Linear(text_channels, channels)
+        self.value = nn.Linear(text_channels, channels)
+
+    def forward(self, features: Tensor, text: Tensor) -> Tensor:
+        """features [B, C, h, w], text [B, T, D] -> [B, W, h, w]."""
+        query = self.query(features)
+        height, width = query.shape[-2:]
+        words = F.scaled_dot_product_attention(
+            query.flatten(2).transpose(1, 2), self.key(text), self.value(text)
+        )
+        return words.transpose(1, 2).unflatten(2, (height, width))
+
+
+class WordDecoder(nn.Module):
+    """Pyramid and text features -> two-channel logits, `subpixel` times the finest level's size.
+
+    Args:
+        in_channels: channels of the four levels, finest first.
+        text_channels: channels of the text features.
+        channels: hidden width of the decoder.
+        word_channels: channels that the words add to each level.
+        num_classes, subpixel, input_norm: as for `VPDDecoder`.
+    """
+
+    reads_words = True
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        text_channels: int,
+        channels: int = 64,
+        word_channels: int = 64,
+        num_classes: int = 2,
+        subpixel: int = 4,
+        input_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.words = nn.ModuleList(
+            PixelWordAttention(width, text_channels, word_channels) for width in in_channels
+        )
+        widths = [width + word_channels for width in in_channels]
+        self.decoder = VPDDecoder(widths, channels, num_classes, subpixel, input_norm)
+
+    def forward(self, pyramid: Sequence[Tensor], text: Tensor) -> Tensor:
+        """Four maps [B, C_l, h / 2^l, w / 2^l], finest first, and text float [B, T, D] -> logits
+        [B, num_classes, h * subpixel, w * subpixel]."""
+        fused = [
+            torch.cat([level, words(level, text)], dim=1)
+            for level, words in zip(pyramid, self.words, strict=True)
+        ]
+        return self.decoder(fused)
