@@ -34,6 +34,8 @@ class DataSet:
     `splits` maps each published splitBy to the split names that may be asked of it; other ref
     files found on disk may be opened too. `image_folders` are relative to the data root, in the
     order in which they are tried. `token_length` counts CLIP tokens and follows VPD's recipe.
+    `general`: a ref may have several targets or none, and `G_REFER` reads it. `folder`: where its
+    ref files lie below the data root, if not in one of its name.
     """
 
     name: str
@@ -43,6 +45,8 @@ class DataSet:
     image_folders: tuple[str, ...] = field(repr=False)
     image_source: str = field(repr=False)
     cure: str = field(repr=False)
+    general: bool = False
+    folder: str | None = None
 
     @property
     def coco_pictures(self) -> bool:
@@ -105,6 +109,18 @@ DATASETS: dict[str, DataSet] = {
                 "download grefs(unc).json and instances.json of gRefCOCO "
                 "(github.com/henghuiding/gRefCOCO) into <data root>/grefcoco/"
             ),
+            general=True,
+        ),
+        DataSet(
+            name="grefshapes",
+            splits={"unc": ("train", "val", "testA", "testB")},
+            default_split_by="unc",
+            token_length=16,
+            image_folders=("images/refshapes",),
+            image_source="the generated pictures",
+            cure="generate it with: python -m refer.shapes <data root> --extras",
+            general=True,
+            folder="grefcoco",  # its layout, so that gRefCOCO's own tools read it too
         ),
         DataSet(
             name="refshapes",
@@ -128,9 +144,24 @@ def find_dataset(name: str) -> DataSet:
         raise UnknownNameError(f"unknown data set {name!r}; known: {known}") from None
 
 
+def parts_of(name: str) -> list[str]:
+    """The data sets of a mixture: 'grefcoco+refcoco+' -> ['grefcoco', 'refcoco+'].
+
+    Raises UnknownNameError when a part is none.
+    """
+    if name in DATASETS:
+        return [name]
+    for known in sorted(DATASETS, key=len, reverse=True):
+        if name.startswith(f"{known}+") and len(name) > len(known) + 1:
+            return [known, *parts_of(name[len(known) + 1 :])]
+    find_dataset(name)  # says which names there are
+    return []
+
+
 def default_token_length(dataset: str) -> int:
-    """Number of CLIP tokens a sentence is padded or cut to. Raises UnknownNameError."""
-    return find_dataset(dataset).token_length
+    """Number of CLIP tokens a sentence is padded or cut to; the most that a part of a mixture
+    wants. Raises UnknownNameError."""
+    return max(find_dataset(name).token_length for name in parts_of(dataset))
 
 
 def split_matches(wanted: str, label: str) -> bool:

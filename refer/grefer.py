@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from refer.api import REFER, Id, Ids
-from refer.catalog import find_dataset
+from refer.catalog import DATASETS, find_dataset
 from refer.errors import DataFileError, MissingDataError, UnknownIdError
 from refer.folders import PictureFolders
 from refer.masks import Overlap
@@ -49,13 +49,16 @@ class G_REFER(REFER):  # the name that its users know
         *,
         image_root: str | os.PathLike[str] | None = None,
     ) -> None:
-        if dataset != "grefcoco":
-            raise UnknownIdError(f"G_REFER reads 'grefcoco', not {dataset!r}; use REFER for others")
+        known = [name for name, row in DATASETS.items() if row.general]
+        if dataset not in known:
+            raise UnknownIdError(
+                f"G_REFER reads {', '.join(known)}, not {dataset!r}; use REFER for others"
+            )
         row = find_dataset(dataset)
         root = Path(data_root)
         self.dataset = dataset
         self.splitBy = splitBy or row.default_split_by
-        folder = root / row.name
+        folder = root / (row.folder or row.name)
         found = [folder / f"grefs({self.splitBy}).{end}" for end in ("p", "json")]
         present = [path for path in found if path.is_file()]
         if not present:

@@ -20,12 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ris.errors import CheckpointError
+from ris.general import GeneralRefer
 from ris.models import VPDRefer
 from ris.released import load_released
 from vpd import DiffusionBackbone, files, weights
 from vpd.zoo import ZOO
 
 FORMAT = "vpd-ris 1"
+SYSTEMS: dict[str, type[VPDRefer]] = {"VPDRefer": VPDRefer, "GeneralRefer": GeneralRefer}
 DEFAULT_TEXT = "openai/clip-vit-large-patch14"
 
 
@@ -46,7 +48,7 @@ def save(
     kept = {name: value.contiguous().cpu() for name, value in state.items() if name not in frozen}
     config = {
         "format": FORMAT,
-        "system": "VPDRefer",
+        "system": type(model).__name__,
         "backbone": model.backbone.architecture(),
         "head": model.head_config,
         "class_weight": list(model.class_weight),
@@ -119,7 +121,13 @@ def load(
         components = weights.load_components(source, ZOO["sd15"])
     else:
         components = weights.empty_components(architecture, architecture["source"])
-    model = VPDRefer(
+    system = SYSTEMS.get(described["system"])
+    if system is None:
+        raise CheckpointError(
+            f"{path}/config.json names system {described['system']!r}; there are "
+            f"{', '.join(SYSTEMS)}"
+        )
+    model = system(
         DiffusionBackbone(components, **settings),
         described["head"],
         class_weight=described["class_weight"],

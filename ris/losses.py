@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ris.errors import OptionError
+from ris.heads import GRESOutput
+
+GRES_WEIGHTS = {"total": 5.0, "minimap": 0.1, "no_target": 0.1}
 
 
 class WeightedCrossEntropy(nn.Module):
@@ -41,3 +46,44 @@ class WeightedCrossEntropy(nn.Module):
         # number.
         share = total / dist.get_world_size()
         return F.cross_entropy(logits, target, weight=weight, reduction="sum") / share
+
+
+class GeneralLoss(nn.Module):
+    """total * (CE(mask) + minimap * CE(minimap) + no_target * CE(no target)), all two-channel.
+
+    The minimap's truth is the mask resized to the grid (bilinear), 1 only where the cell is wholly
+    covered. A weight of 0 leaves its part out. Source: ReLA; its weights are the defaults.
+    """
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] = (0.9, 1.1),
+        weights: Mapping[str, float] | None = None,
+        over_processes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weights = {**GRES_WEIGHTS, **(weights or {})}
+        if set(self.weights) != set(GRES_WEIGHTS):
+            raise OptionError(
+                f"loss weights {sorted(self.weights)}; there are {', '.join(GRES_WEIGHTS)}"
+            )
+        self.part = WeightedCrossEntropy(class_weight, over_processes)
+
+    def forward(
+        self, logits: Tensor, output: GRESOutput, mask: Tensor, no_target: Tensor
+    ) -> dict[str, Tensor]:
+        """logits [B, 2, H, W], the output's mask at the truth's size; mask uint8 [B, H, W];
+        no_target [B] in {0, 1} -> scalars by name, whose sum is the loss."""
+        total = self.weights["total"]
+        parts = {"loss_mask": total * self.part(logits, mask)}
+        if output.minimap is not None and self.weights["minimap"]:
+            size = output.minimap.shape[-2:]
+            covered = F.interpolate(mask[:, None].float(), size=size, mode="bilinear")[:, 0].floor()
+            parts["loss_minimap"] = (
+                total * self.weights["minimap"] * self.part(output.minimap.float(), covered)
+            )
+        if output.no_target is not None and self.weights["no_target"]:
+            parts["loss_no_target"] = (
+                total * self.weights["no_target"] * self.part(output.no_target.float(), no_target)
+            )
+        return parts

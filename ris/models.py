@@ -6,7 +6,7 @@ Shapes: P pictures, B (picture, sentence) pairs, T tokens, H W pixels, h w laten
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -149,7 +149,19 @@ class VPDRefer(BaseModel):
 
         Without `picture_index` there is one picture for all sentences, or one for each.
         """
-        text = self._text(text)
+        parts = [
+            logits[:, 1] > logits[:, 0]
+            for logits in (
+                self.logits(*part[:2], size, part[2])
+                for part in self._in_parts(latent, text, picture_index)
+            )
+        ]
+        return torch.cat(parts)
+
+    def _in_parts(
+        self, latent: Tensor, text: Sequence[str] | Tensor, picture_index: Tensor | None
+    ) -> Iterator[tuple[Tensor, Sequence[str] | Tensor, Tensor]]:
+        """Latents, texts and picture index of `sentence_batch` pairs at a time."""
         if picture_index is None:
             if len(latent) not in (1, len(text)):
                 raise OptionError(
@@ -158,14 +170,11 @@ class VPDRefer(BaseModel):
                 )
             picture_index = torch.arange(len(text), device=latent.device) % len(latent)
         picture_index = picture_index.to(latent.device)
-        parts = []
         for start in range(0, len(text), self.sentence_batch):
             part = slice(start, start + self.sentence_batch)
             # Only the pictures of this part: the UNet's picture-only work runs once for each.
             pictures, index = picture_index[part].unique(return_inverse=True)
-            logits = self.logits(latent[pictures], text[part], size, index)
-            parts.append(logits[:, 1] > logits[:, 0])
-        return torch.cat(parts)
+            yield latent[pictures], text[part], index
 
     def _cached_latent(self, image: Tensor, image_id: Sequence[int] | None) -> Tensor:
         if image_id is None or not self.latent_cache_bytes:

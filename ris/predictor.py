@@ -20,6 +20,7 @@ from refer.pictures import open_picture
 from refer.transforms import normalise, resize_picture
 from ris import checkpoints
 from ris.errors import OptionError
+from ris.general import GeneralRefer
 from ris.models import VPDRefer
 from vpd import text
 
@@ -33,6 +34,8 @@ class Prediction:
     probabilities: float32 [S, H, W] in [0, 1], softmax of the two channels.
     scores: float32 [S] in [0, 1]: mean probability inside the mask, 0 where the mask is empty.
     truncated: for each expression, whether it had more tokens than the model takes.
+    no_target: float32 [S] in [0, 1], probability that nothing in the picture is meant, of models
+        that were trained to say so (above 0.5 the mask is empty); None of others.
     """
 
     expressions: list[str]
@@ -40,6 +43,7 @@ class Prediction:
     probabilities: np.ndarray
     scores: np.ndarray
     truncated: list[bool]
+    no_target: np.ndarray | None = None
 
 
 class Predictor:
@@ -108,18 +112,27 @@ class Predictor:
             raise OptionError("no expression was given")
         size = (self.picture.height, self.picture.width)
         side = self.image_size
-        square = (side, side) if isinstance(side, int) else side
+        square = (side, side) if isinstance(side, int) else (side[0], side[1])
         features = self.model.backbone.encode_text(asked)
         index = torch.zeros(len(asked), dtype=torch.long, device=self.device)
-        parts = []
+        parts: list[Tensor] = []
+        nothing: list[Tensor] = []
         for start in range(0, len(asked), self.model.sentence_batch):
             part = slice(start, start + self.model.sentence_batch)
-            logits = self.model.logits(self._latent, features[part], square, index[part])
+            if isinstance(self.model, GeneralRefer):
+                output = self.model.output(self._latent, asked[part], index[part])
+                logits = self.model.upsample(output.mask, square)
+                if output.no_target is not None:
+                    nothing.append(output.no_target.float().softmax(dim=1)[:, 1])
+            else:
+                logits = self.model.logits(self._latent, features[part], square, index[part])
             # From the model's square to the picture's own grid, before the decision.
             logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
             parts.append(logits.softmax(dim=1)[:, 1])
         probabilities = torch.cat(parts)
         masks = probabilities > 0.5
+        if nothing:
+            masks &= (torch.cat(nothing) <= 0.5)[:, None, None]
         inside = (probabilities * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
         lengths = text.token_counts(self.model.backbone.tokenizer, asked)
         return Prediction(
@@ -128,4 +141,5 @@ class Predictor:
             probabilities.cpu().numpy(),
             inside.cpu().numpy(),
             [length > self.model.backbone.token_length for length in lengths],
+            torch.cat(nothing).cpu().numpy() if nothing else None,
         )

@@ -170,6 +170,16 @@ class DiffusionBackbone(nn.Module):
         device = next(self.unet.parameters()).device
         return torch.stack([found[s].to(device) for s in sentences])
 
+    def token_mask(self, sentences: Sequence[str]) -> Tensor:
+        """bool [S, T]: True for a sentence's own tokens (begin and end included), not its padding.
+
+        Raises TextError for an empty sentence.
+        """
+        ids = text.tokenize(self.tokenizer, sentences, self.token_length)
+        first_end = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
+        places = torch.arange(self.token_length)
+        return (places <= first_end[:, None]).to(next(self.unet.parameters()).device)
+
     def forward(
         self, latent: Tensor, text_features: Tensor, picture_index: Tensor | None = None
     ) -> FeaturePyramid:

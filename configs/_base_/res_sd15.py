@@ -65,7 +65,7 @@ survival = dict(
     shard=False,  # FSDP2: UNet weights, gradients and moments shared out over the processes
     collective_timeout=1800,  # seconds a process waits for the others in an exchange
 )
-protocol = "vpd"
+protocol = "vpd"  # of task res
 output_dir = "checkpoints"
 model_id = None  # the data set's name
 seed = 0

@@ -18,11 +18,11 @@ Batch = dict[str, Any]
 def collate_refs(items: Sequence[Item]) -> Batch:
     """B items of `RefDataset` to one batch, a dict of
 
-    image uint8 [B, 3, H, W], mask uint8 [B, H, W], and lists of B: text, ref_id, sent_id, image_id;
-    broken, a list of what could not be read, is there when something could not.
+    image uint8 [B, 3, H, W], mask uint8 [B, H, W], lists of B: text, ref_id, sent_id, image_id,
+    n_targets; broken, a list of what could not be read, is there when something could not.
     """
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "mask")}
-    listed = ("text", "ref_id", "sent_id", "image_id")
+    listed = ("text", "ref_id", "sent_id", "image_id", "n_targets")
     batch = {**stacked, **{name: [item[name] for item in items] for name in listed}}
     broken = [text for item in items for text in item.get("broken", ())]
     return {**batch, "broken": broken} if broken else batch
@@ -37,14 +37,15 @@ def collate_pictures(items: Sequence[Item]) -> Batch:
     picture_index   int64 [S], which of the P pictures a sentence is asked of
     ref_of_text     int64 [S], which of the R masks it is about
     image_ids, file_names, original_sizes   lists of P
-    ref_ids         R ints
+    ref_ids, n_targets                      R ints
+    boxes           R tensors [M, 4], where the items have them
     sent_ids, sentence_index                S ints
     """
     before = [0]
     for item in items:
         before.append(before[-1] + len(item["ref_ids"]))
     texts = torch.tensor([len(item["texts"]) for item in items])
-    return {
+    batch = {
         "image": torch.stack([item["image"] for item in items]),
         "masks": torch.cat([item["masks"] for item in items]),
         "text": _joined(items, "texts"),
@@ -58,7 +59,11 @@ def collate_pictures(items: Sequence[Item]) -> Batch:
         "ref_ids": _joined(items, "ref_ids"),
         "sent_ids": _joined(items, "sent_ids"),
         "sentence_index": _joined(items, "sentence_index"),
+        "n_targets": _joined(items, "n_targets"),
     }
+    if all("boxes" in item for item in items):
+        batch["boxes"] = _joined(items, "boxes")
+    return batch
 
 
 def _joined(items: Sequence[Item], name: str) -> list[Any]:

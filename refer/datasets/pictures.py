@@ -29,6 +29,8 @@ class PictureDataset(ReferSplit):
         ref_ids         R ints
         sent_ids        S ints
         sentence_index  S ints, position of the sentence within its ref
+        n_targets       R ints, objects a ref names; 1 but in generalized data sets
+        boxes           R tensors float64 [M, 4], theirs; of generalized data sets only
 
     The options are those of `RefDataset`; `sentence_mode` is 'all' (the published tests), 'first',
     'random' or 'concat'.
@@ -82,5 +84,8 @@ class PictureDataset(ReferSplit):
             "ref_ids": [ref.ref_id for ref in refs],
             "sent_ids": [sentence.sent_id for _, sentence in asked],
             "sentence_index": [sentence.position for _, sentence in asked],
+            "n_targets": [len(ref.targets) for ref in refs],
         }
+        if self.general:
+            item["boxes"] = [self.boxes(ref) for ref in refs]
         return self.finish(item)

@@ -23,6 +23,7 @@ class RefDataset(ReferSplit):
         mask      uint8 [H, W] in {0, 1}
         text      str
         ref_id, sent_id, image_id   int
+        n_targets   int, objects the sentence names; 1 but in generalized data sets
 
     Args:
         refer: the data.
@@ -130,6 +131,7 @@ class RefDataset(ReferSplit):
             "ref_id": ref.ref_id,
             "sent_id": sentence.sent_id,
             "image_id": ref.picture.image_id,
+            "n_targets": len(ref.targets),
         }
         return self.finish(item)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from refer import masks
 from refer.api import REFER
 from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
+from refer.grefer import G_REFER
 from refer.options import OverlapRule, check_option
 from refer.pictures import open_annotated
 from refer.readers.instances import Annotation
@@ -47,11 +49,11 @@ class Picture(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """One referred object and what can be asked about it."""
+    """What is referred to (one object; in generalized data sets several or none), and how."""
 
     ref_id: int
     picture: Picture
-    annotation: Annotation
+    targets: tuple[Annotation, ...]
     sentences: tuple[Sentence, ...]
 
 
@@ -82,6 +84,8 @@ class ReferSplit(Dataset[Item]):
         self.sentence_mode, self.overlap, self.seed = sentence_mode, overlap, seed
         self.transform = transform
         self._kept: dict[Path | int, Tensor] | None = {} if keep_in_memory else None
+        self.general = isinstance(refer, G_REFER)
+        self.dataset = str(refer.data["dataset"])
         self.refs = _refs_of(refer, split, text_field, on_empty)
         if not self.refs:
             raise UnknownNameError(f"split {split!r} of {refer.data['dataset']} holds no sentences")
@@ -104,7 +108,8 @@ class ReferSplit(Dataset[Item]):
             picture = ref.picture
             asked = [(sentence.sent_id, sentence.text) for sentence in ref.sentences]
             drawn = [picture.file_name, picture.height, picture.width]
-            line = json.dumps([ref.ref_id, ref.annotation["id"], *drawn, asked])
+            ids = [target["id"] for target in ref.targets]
+            line = json.dumps([ref.ref_id, ids if self.general else ids[0], *drawn, asked])
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 
@@ -132,14 +137,31 @@ class ReferSplit(Dataset[Item]):
         return self._kept[key]
 
     def _read_mask(self, ref: Ref) -> Tensor:
-        annotation, picture = ref.annotation, ref.picture
-        where = f"ref {ref.ref_id}, annotation {annotation['id']!r}"
-        try:
-            parts = annotation.peek("segmentation")  # any other way would keep it parsed in memory
-        except KeyError:
-            raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
-        own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
-        return torch.from_numpy(resize_mask(own, self.size).copy())
+        picture = ref.picture
+        union = np.zeros(self.size, np.uint8)
+        for target in ref.targets:
+            where = f"ref {ref.ref_id}, annotation {target['id']!r}"
+            try:
+                parts = target.peek("segmentation")  # any other way would keep it parsed in memory
+            except KeyError:
+                raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
+            own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
+            union |= resize_mask(own, self.size)
+        return torch.from_numpy(union)
+
+    def boxes(self, ref: Ref) -> Tensor:
+        """Boxes of a ref's targets, float [M, 4] xyxy in pixels of the picture. Raises
+        DataFileError for a target without one."""
+        found = []
+        for target in ref.targets:
+            try:
+                x, y, width, height = target.peek("bbox")
+            except (KeyError, TypeError, ValueError):
+                raise DataFileError(
+                    f"ref {ref.ref_id}, annotation {target['id']!r} has no bbox [x, y, w, h]"
+                ) from None
+            found.append([x, y, x + width, y + height])
+        return torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
 
     def _read_image(self, ref: Ref) -> Tensor:
         picture = ref.picture
@@ -174,5 +196,7 @@ def _refs_of(refer: REFER, split: str, text_field: str, on_empty: OnEmpty) -> li
                 image["width"],
             )
         ref_id = whole_number(record["ref_id"], "ref_id", record)
-        refs.append(Ref(ref_id, pictures[image_id], refer.Anns[record["ann_id"]], sentences))
+        ids = record["ann_id"] if isinstance(refer, G_REFER) else [record["ann_id"]]
+        targets = tuple(refer.Anns[i] for i in ids if refer.Anns[i] is not None)
+        refs.append(Ref(ref_id, pictures[image_id], targets, sentences))
     return refs

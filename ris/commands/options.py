@@ -62,7 +62,13 @@ def add(parser: argparse.ArgumentParser, *names: str) -> None:
 def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
     """Which config is taken, and free entries over it."""
     parser.add_argument("--dataset", default="refcoco", help="data set (default: %(default)s)")
-    parser.add_argument("--config", help="config file, instead of configs/res/<dataset>_...")
+    parser.add_argument(
+        "--task",
+        choices=("res", "gres", "grec"),
+        help="res: one target; gres: several or none; grec: their boxes too (default: res or gres, "
+        "by the data set)",
+    )
+    parser.add_argument("--config", help="config file, instead of configs/<task>/<dataset>_...")
     parser.add_argument("--backbone", default="sd15", help="sd15 or tiny (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
@@ -93,8 +99,17 @@ def load_config(arguments: argparse.Namespace) -> Any:
     """The config these arguments choose, with their overrides."""
     from ris.engine import settings
 
-    laid_over = overrides(arguments)
-    path = arguments.config or settings.find_config(
-        "res", arguments.dataset, arguments.backbone, laid_over.get("data.image_size")
-    )
+    laid_over = {"data.dataset": arguments.dataset, **overrides(arguments)}
+    task = arguments.task or settings.default_task(arguments.dataset)
+    path = arguments.config
+    if path is None:
+        path = settings.find_config(
+            task, arguments.dataset, arguments.backbone, laid_over.get("data.image_size")
+        )
+        laid_over = {"task": task, **laid_over}
+    else:
+        # The file says what data set and task it is for, unless the command line says otherwise.
+        laid_over.pop("data.dataset")
+        if arguments.task:
+            laid_over["task"] = arguments.task
     return settings.load(path, laid_over)

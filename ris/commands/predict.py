@@ -50,16 +50,22 @@ def run(arguments: argparse.Namespace) -> None:
     predictor.set_image(arguments.picture)
     found = predictor.predict(arguments.expressions)
     assert predictor.picture is not None
-    drawn = overlay(np.asarray(predictor.picture), list(found.masks), found.expressions)
+    labels = found.expressions
+    if found.no_target is not None:
+        labels = [
+            f"{text} (nothing here)" if nothing > 0.5 else text
+            for text, nothing in zip(labels, found.no_target, strict=True)
+        ]
+    drawn = overlay(np.asarray(predictor.picture), list(found.masks), labels)
     _write(drawn, Path(arguments.out))
     for index, expression in enumerate(found.expressions):
-        share = 100 * found.masks[index].mean()
-        note = ""
+        said = f"{100 * found.masks[index].mean():.1f} % of the picture, "
+        said += f"score {found.scores[index]:.2f}"
+        if found.no_target is not None and found.no_target[index] > 0.5:
+            said = f"nothing here matches ({100 * found.no_target[index]:.0f} % sure)"
         if found.truncated[index]:
-            note = f"  (cut to {predictor.model.backbone.token_length} tokens)"
-        print(
-            f"{expression!r}: {share:.1f} % of the picture, score {found.scores[index]:.2f}{note}"
-        )
+            said += f"  (cut to {predictor.model.backbone.token_length} tokens)"
+        print(f"{expression!r}: {said}")
         if arguments.masks:
             mask = Image.fromarray(found.masks[index].astype(np.uint8) * 255)
             _write(mask, Path(arguments.masks) / f"{Path(arguments.picture).stem}_{index}.png")

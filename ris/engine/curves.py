@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
 
-SCORES = ("oIoU", "mIoU", "P@0.5")
+SCORES = (("oIoU", "mIoU", "P@0.5"), ("gIoU", "cIoU", "Pr@0.7"))
 
 
 @VISBACKENDS.register_module()
@@ -30,13 +30,14 @@ def draw(work_dir: Path) -> Path | None:
 
     rows = _rows(work_dir)
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    scores = [row for row in rows if "oIoU" in row]
+    names = next((names for names in SCORES if any(names[0] in row for row in rows)), SCORES[0])
+    scores = [row for row in rows if names[0] in row]
     if not losses:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     left.plot(*zip(*losses, strict=True), color="#0072B2", linewidth=1)
     left.set(xlabel="step", ylabel="training loss", yscale="log")
-    for name, colour in zip(SCORES, ("#D55E00", "#009E73", "#56B4E9"), strict=True):
+    for name, colour in zip(names, ("#D55E00", "#009E73", "#56B4E9"), strict=True):
         if scores:
             points = [(row["step"], row[name]) for row in scores]
             right.plot(*zip(*points, strict=True), marker=".", label=name, color=colour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,21 +10,36 @@ from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
 from refer import REFER
-from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
+from refer.catalog import find_dataset, parts_of
+from refer.datasets import (
+    MixedRefs,
+    PictureDataset,
+    RefDataset,
+    collate_pictures,
+    collate_refs,
+)
+from refer.grefer import G_REFER
 from ris.engine.sampler import EpochBatches
 from ris.engine.signals import leave_signals_to_the_parent
 
 
-def open_refer(data: dict[str, Any]) -> REFER:
-    """REFER of the settings' data set. Raises the errors of `refer`, which name path and cure."""
-    return REFER(
-        data["root"], data["dataset"], data.get("split_by"), image_root=data.get("image_root")
-    )
+def open_refer(data: dict[str, Any]) -> list[REFER]:
+    """REFER (G_REFER) of every part of the settings' data set; the first is validated on.
+
+    Raises the errors of `refer`, which name path and cure.
+    """
+    found: list[REFER] = []
+    for number, name in enumerate(parts_of(data["dataset"])):
+        build = G_REFER if find_dataset(name).general else REFER
+        # A splitBy that was asked for is that of the first; the others have their own default.
+        split_by = data.get("split_by") if number == 0 else None
+        found.append(build(data["root"], name, split_by, image_root=data.get("image_root")))
+    return found
 
 
-def refs_of(loader: DataLoader[Any]) -> RefDataset:
+def refs_of(loader: DataLoader[Any]) -> RefDataset | MixedRefs:
     """The data set behind a `train_loader`."""
-    return cast(RefDataset, loader.dataset)
+    return cast(RefDataset | MixedRefs, loader.dataset)
 
 
 def pictures_of(loader: DataLoader[Any]) -> PictureDataset:
@@ -31,21 +47,25 @@ def pictures_of(loader: DataLoader[Any]) -> PictureDataset:
     return cast(PictureDataset, loader.dataset)
 
 
-def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoader[Any]:
+def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str) -> DataLoader[Any]:
     """Refs in a seeded random order, one random sentence each, one pass over refs an epoch."""
     data = settings["data"]
-    dataset = RefDataset(
-        refer,
-        data["train_split"],
-        size=data["image_size"],
-        sentence_mode=data["train_sentences"],
-        overlap=data["overlap"],
-        text_field=data["text_field"],
-        seed=settings["seed"],
-        keep_in_memory=data["keep_in_memory"],
-        fraction=data["train_fraction"],
-        max_broken=data["max_broken"],
-    )
+    parts = [
+        RefDataset(
+            refer,
+            data["train_split"],
+            size=data["image_size"],
+            sentence_mode=data["train_sentences"],
+            overlap=data["overlap"],
+            text_field=data["text_field"],
+            seed=settings["seed"],
+            keep_in_memory=data["keep_in_memory"],
+            fraction=data["train_fraction"],
+            max_broken=data["max_broken"],
+        )
+        for refer in refers
+    ]
+    dataset = parts[0] if len(parts) == 1 else MixedRefs(parts)
     batches = EpochBatches(
         [ref.picture.image_id for ref in dataset.refs]
         if data["group_by_picture"]
@@ -68,12 +88,12 @@ def train_loader(refer: REFER, settings: dict[str, Any], device: str) -> DataLoa
 
 
 def picture_loader(
-    refer: REFER, split: str, settings: dict[str, Any], device: str
+    refers: Sequence[REFER], split: str, settings: dict[str, Any], device: str
 ) -> DataLoader[Any]:
-    """Pictures with all their sentences, each on one rank only."""
+    """Pictures of the first data set with all their sentences, each on one rank only."""
     data = settings["data"]
     dataset = PictureDataset(
-        refer,
+        refers[0],
         split,
         size=data["image_size"],
         sentence_mode=data["eval_sentences"],

@@ -64,7 +64,7 @@ class EpochHook(Hook):
 
 
 class BestWeightsHook(Hook):
-    """Saves the weights whose validation oIoU is the best so far, as the published code does.
+    """Saves the weights whose validation score `key` is the best so far, as published.
 
     A resumed run goes on from the best score so far, which the published code forgets.
     """
@@ -95,7 +95,7 @@ class BestWeightsHook(Hook):
 
     @master_only
     def _save(self, runner: Any, score: float, state: dict[str, Tensor]) -> None:
-        card = {**self.card, "epoch": runner.epoch, "val_oIoU": score}
+        card = {**self.card, "epoch": runner.epoch, f"val_{self.key}": score}
         checkpoints.save(plain_model(runner), self.folder, state, **card)
         runner.logger.info(f"best {self.key} so far, {score:.2f}: weights saved to {self.folder}")
 
@@ -122,9 +122,10 @@ class OverlayHook(Hook):
                 continue  # one expression of each picture is enough
             picture = batch["image"][batch["picture_index"][index]].permute(1, 2, 0).cpu().numpy()
             truth = batch["masks"][batch["ref_of_text"][index]].cpu().numpy()
-            drawn = overlay(
-                picture, [outputs[index].cpu().numpy()], [batch["text"][index]], truths=[truth]
-            )
+            found = outputs[index]
+            if not isinstance(found, Tensor):
+                found = found.probability > 0.5
+            drawn = overlay(picture, [found.cpu().numpy()], [batch["text"][index]], truths=[truth])
             name = f"val_{self._drawn}"
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.save(self.folder / f"epoch{runner.epoch:03d}_{name}.png")

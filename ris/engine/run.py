@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
-from refer.evaluation import PROTOCOLS, ResProtocol
 from ris import checkpoints
 from ris.engine import (
     curves,
@@ -33,16 +31,14 @@ from ris.engine import (
     survival,
     syncnorm,
 )
-from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
 from ris.engine.signals import StopRequest
 from ris.engine.store import Store
+from ris.engine.tasks import TASKS, identity, task_of
 from ris.engine.watch import Watchdog
 from ris.errors import OptionError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
-
-SCORES = ("P@", "oIoU", "mIoU")
 
 
 def train(
@@ -53,6 +49,7 @@ def train(
     launcher = launch.setup(device, config.survival.collective_timeout)
     kind = _device_kind(device)
     settings = config.to_dict()
+    task = task_of(config)
     refer = data.open_refer(settings["data"])
     torch.manual_seed(config.seed)
     model = build_model(settings)
@@ -67,14 +64,14 @@ def train(
     val_data = data.picture_loader(refer, config.data.val_split, settings, kind)
     schedule = config.schedule
     best = best_folder(config)
-    card = {"image_size": config.data.image_size, **_identity(config)}
+    card = {"image_size": config.data.image_size, **identity(config)}
     scores: dict[str, Any] = {}
 
     def keep(result: dict[str, Any], seconds: float) -> None:
         scores.clear()
         scores.update(result, seconds=seconds)
 
-    metric = _metric(config, val_data, work_dir, keep)
+    metric = task.metric(config, val_data, work_dir, keep, False)
     store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
     rate = optim.learning_rate(settings["optim"], _total_batch(config))
@@ -98,7 +95,7 @@ def train(
         ),
         custom_hooks=[
             hooks.EpochHook(),
-            hooks.BestWeightsHook(best, card),
+            hooks.BestWeightsHook(best, card, task.best),
             hooks.OverlayHook(work_dir / "overlays"),
             *_survival_hooks(config, store, stop, work_dir),
             *_average_hooks(config.optim.ema),
@@ -112,7 +109,7 @@ def train(
         runner.val_loop.run()
     result = {
         **_result(config, scores, val_data, started),
-        "best_val_oIoU": runner.message_hub.runtime_info.get("best_score"),
+        f"best_val_{task.best}": runner.message_hub.runtime_info.get("best_score"),
         "best_weights": str(best),
         "epochs": schedule.epochs,
         "optimizer_steps": steps // config.optim.accumulate,
@@ -144,6 +141,7 @@ def evaluate(
     started = time.time()
     launcher = launch.setup(device, config.survival.collective_timeout)
     settings = config.to_dict()
+    task = task_of(config)
     refer = data.open_refer(settings["data"])
     model = checkpoints.load(
         checkpoint, token_length=config.data.token_length, **(load_options or {})
@@ -155,7 +153,7 @@ def evaluate(
     def keep(result: dict[str, Any], seconds: float) -> None:
         scores.update(result, seconds=seconds)
 
-    metric = _metric(config, loader, work_dir, keep, keep_masks)
+    metric = task.metric(config, loader, work_dir, keep, keep_masks)
     runner = _runner(
         config,
         work_dir,
@@ -189,7 +187,7 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
             f"{built.source} holds no CLIP text encoder, so nothing can be trained on it; give "
             "--weights a diffusers folder, a Hub id, or a whole Stable Diffusion checkpoint"
         )
-    return VPDRefer(built, **model)
+    return TASKS[settings["task"]].system(built, **model)
 
 
 def _survival_hooks(
@@ -266,57 +264,15 @@ def _runner(
     )
 
 
-def _metric(
-    config: Config, loader: DataLoader[Any], work_dir: Path, keep: Any, keep_masks: bool = False
-) -> ResMetric:
-    pictures = data.pictures_of(loader)
-    split = pictures.split
-    header = {
-        **_identity(config),
-        "split": split,
-        "data_hash": pictures.data_hash,
-        "image_size": config.data.image_size,
-    }
-    return ResMetric(
-        _protocol(config),
-        header,
-        records=work_dir / f"records_{split}.jsonl",
-        keep_masks=keep_masks,
-        on_scores=keep,
-    )
-
-
-def _protocol(config: Config) -> ResProtocol:
-    size = config.data.image_size
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return replace(
-        PROTOCOLS[config.protocol],
-        resolution=f"{height}x{width}",
-        sentence_mode=config.data.eval_sentences,
-        overlap=config.data.overlap,
-        prediction="argmax",
-    )
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    return {
-        "task": config.task,
-        "dataset": config.data.dataset,
-        "split_by": config.data.split_by,
-        "token_length": config.data.token_length,
-        "model_id": config.model_id or config.data.dataset,
-    }
-
-
 def _result(
     config: Config, scores: dict[str, Any], loader: DataLoader[Any], started: float
 ) -> dict[str, Any]:
-    evaluated = data.pictures_of(loader)
+    evaluated, task = data.pictures_of(loader), task_of(config)
     return {
-        **_identity(config),
+        **identity(config),
         "split": evaluated.split,
-        "scores": {name: value for name, value in scores.items() if name.startswith(SCORES)},
-        "protocol": _protocol(config).describe(),
+        "scores": {name: value for name, value in scores.items() if name.startswith(task.scores)},
+        "protocol": task.protocol(config),
         "data_hash": evaluated.data_hash,
         "counts": {
             "pictures": len(evaluated),

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from refer.catalog import default_token_length
+from refer.catalog import default_token_length, find_dataset, parts_of
 from refer.evaluation import PROTOCOLS
 from ris.errors import OptionError
 
@@ -17,9 +17,13 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Path:
     """configs/<task>/<dataset>_<backbone>_<size>.py; without a size, the only or smallest one.
 
+    A mixture of data sets takes the config of its first; grec takes that of gres.
+
     Raises:
         OptionError: there is no such config; the message lists those of the data set.
     """
+    task = "gres" if task == "grec" else task
+    dataset = parts_of(dataset)[0]
     folder = CONFIGS / task
     sizes = {
         int(path.stem.rsplit("_", 1)[1]): path for path in folder.glob(f"{dataset}_{backbone}_*.py")
@@ -35,6 +39,11 @@ def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Pat
     )
 
 
+def default_task(dataset: str) -> str:
+    """'gres' for data sets with several targets or none, else 'res'. Raises UnknownNameError."""
+    return "gres" if find_dataset(parts_of(dataset)[0]).general else "res"
+
+
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a config, lay `overrides` ({'data.image_size': 256}) over it, check and complete it.
 
@@ -46,8 +55,8 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     config = Config.fromfile(str(path))
     known = set(_flat(config.to_dict()))
     for name in overrides or {}:
-        # Below `head` every head has entries of its own.
-        if name not in known and not name.startswith("model.head."):
+        # Heads have entries of their own, and a config needs to name only some.
+        if name not in known and not name.startswith(("model.head.", "model.loss_weights.")):
             raise OptionError(
                 f"config entry {name!r} is unknown; {path} has {', '.join(sorted(known))}"
             )

@@ -8,11 +8,16 @@ from typing import Any
 from torch import nn
 
 from ris.errors import OptionError
+from ris.heads.gres import GRESHead, GRESOutput
 from ris.heads.vpd_decoder import VPDDecoder
 from ris.heads.word_decoder import WordDecoder
 from ris.mmseg_compat import head_class
 
-HEADS: dict[str, type[nn.Module]] = {"VPDDecoder": VPDDecoder, "WordDecoder": WordDecoder}
+HEADS: dict[str, type[nn.Module]] = {
+    "VPDDecoder": VPDDecoder,
+    "WordDecoder": WordDecoder,
+    "GRESHead": GRESHead,
+}
 
 
 def build_head(
@@ -41,11 +46,15 @@ def build_head(
         arguments["in_channels"] = in_channels
         if reads_words(build):
             arguments["text_channels"] = text_channels
+        if build is GRESHead:
+            arguments["build"] = build_head
     else:
         known = ", ".join([*HEADS, "mmseg.<any decode head>"])
         raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
     try:
         return build(**arguments)
+    except OptionError:  # of a decoder within
+        raise
     except (TypeError, AssertionError) as error:
         raise OptionError(f"head {name} cannot be built with {arguments}: {error}") from error
 
@@ -55,4 +64,12 @@ def reads_words(head: nn.Module | type[nn.Module]) -> bool:
     return bool(getattr(head, "reads_words", False))
 
 
-__all__ = ["HEADS", "VPDDecoder", "WordDecoder", "build_head", "reads_words"]
+__all__ = [
+    "HEADS",
+    "GRESHead",
+    "GRESOutput",
+    "VPDDecoder",
+    "WordDecoder",
+    "build_head",
+    "reads_words",
+]

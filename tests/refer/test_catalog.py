@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from refer import REFER
-from refer.catalog import DATASETS, default_token_length, find_dataset, split_matches
+from refer.catalog import (
+    DATASETS,
+    default_token_length,
+    find_dataset,
+    parts_of,
+    split_matches,
+)
 from refer.errors import DataFileError, MissingDataError, UnknownNameError
 
 
@@ -19,6 +25,7 @@ def test_published_split_by():
         "refcoco+": ["unc"],
         "refcocog": ["google", "umd"],
         "grefcoco": ["unc"],
+        "grefshapes": ["unc"],
         "refshapes": ["unc"],
     }
 
@@ -41,7 +48,8 @@ def test_defaults(name, default, tokens):
 @pytest.mark.parametrize("name", ["refcocoplus", "", None, ["refcoco"]])
 def test_unknown_data_set_lists_the_known(name):
     with pytest.raises(
-        UnknownNameError, match=r"refclef, refcoco, refcoco\+, refcocog, grefcoco, refshapes"
+        UnknownNameError,
+        match=r"refclef, refcoco, refcoco\+, refcocog, grefcoco, grefshapes, refshapes",
     ):
         find_dataset(name)
 
@@ -204,3 +212,22 @@ def test_file_names_stay_in_their_folder(write_refer, name):
     instances.write_text(instances.read_text().replace(NAME_2014, name))
     with pytest.raises(DataFileError, match="image 1 has the file name"):
         REFER(root).image_path(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("refcoco+", ["refcoco+"]),
+        ("grefcoco+refcoco", ["grefcoco", "refcoco"]),
+        ("grefcoco+refcoco+", ["grefcoco", "refcoco+"]),
+        ("refcoco++refcocog", ["refcoco+", "refcocog"]),
+    ],
+)
+def test_mixtures_are_told_from_names_with_a_plus(name, parts):
+    assert parts_of(name) == parts
+
+
+def test_a_mixture_takes_the_longest_of_its_token_lengths():
+    assert default_token_length("grefcoco+refcocog") == 77
+    with pytest.raises(UnknownNameError, match="unknown data set"):
+        parts_of("grefcoco+photos")

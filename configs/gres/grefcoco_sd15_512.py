@@ -1,0 +1,1 @@
+_base_ = ["../_base_/gres_sd15.py"]

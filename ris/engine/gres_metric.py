@@ -1,0 +1,124 @@
+"""`refer.evaluation`'s GRES and GREC evaluators as an mmengine metric over all processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
+
+from refer.evaluation import grec, gres
+from refer.evaluation.gres_table import grec_table, gres_table
+from ris.boxes import boxes_of
+
+
+class GresMetric(BaseMetric):
+    """gIoU, cIoU, N-acc, T-acc and Pr@X; with `grec`, boxes too. Tables and result files are
+    written by the first rank.
+
+    Args:
+        protocol: how predictions become scores.
+        source: the data set's name in the result files.
+        folder: where they go.
+        split: named in the table.
+        grec: the protocol of the boxes, or None.
+        on_scores: called on the first rank with the scores of a finished evaluation.
+    """
+
+    def __init__(
+        self,
+        protocol: gres.GresProtocol,
+        source: str,
+        folder: Path,
+        split: str,
+        grec: grec.GrecProtocol | None = None,
+        on_scores: Callable[[dict[str, Any], float], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.protocol, self.source, self.folder, self.split = protocol, source, folder, split
+        self.grec, self.on_scores = grec, on_scores
+        self.evaluated = False
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self.masks = gres.GresEvaluator(self.protocol)
+        self.boxes = None if self.grec is None else grec.GrecEvaluator(self.grec)
+        self.started: float | None = None
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        """data_samples: one `GeneralAnswer` a sentence of the batch."""
+        if self.started is None:
+            self.started = time.monotonic()
+        which = data_batch["ref_of_text"].tolist()
+        pictures = data_batch["picture_index"].tolist()
+        probability = torch.stack([answer.probability for answer in data_samples])
+        nothing = torch.stack([answer.no_target for answer in data_samples]).cpu()
+        pred = probability > 0.5
+        ids = [data_batch["image_ids"][i] for i in pictures]
+        ref_ids = [data_batch["ref_ids"][i] for i in which]
+        self.masks.update(
+            pred,
+            data_batch["masks"][data_batch["ref_of_text"]],
+            n_targets=[data_batch["n_targets"][i] for i in which],
+            pred_nt=None if nothing.isnan().any() else (nothing > 0.5).tolist(),
+            source=self.source,
+            img_ids=ids,
+            ref_ids=ref_ids,
+            sent_ids=data_batch["sent_ids"],
+            sents=data_batch["text"],
+        )
+        if self.boxes is None:
+            return
+        present = 1 - nothing.nan_to_num(0.0)
+        for row, picture in enumerate(pictures):
+            boxes, scores = boxes_of(
+                probability[row].cpu().numpy(), data_batch["original_sizes"][picture]
+            )
+            if self.protocol.no_target == "pixels" and int(pred[row].sum()) < self.protocol.pixels:
+                boxes, scores = boxes[:0], scores[:0]
+            truth = data_batch["boxes"][which[row]]
+            self.boxes.update(
+                ref_ids[row],
+                data_batch["sent_ids"][row],
+                boxes,
+                scores * float(present[row]),
+                truth,
+            )
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Merge the ranks' evaluators; every rank gets the same scores."""
+        masks, boxes = self.masks, self.boxes
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, (masks.records, boxes))
+            masks = gres.GresEvaluator(self.protocol)
+            boxes = None if self.grec is None else grec.GrecEvaluator(self.grec)
+            for records, found in parts:
+                masks.add(records)
+                if boxes is not None:
+                    boxes.merge(found)
+        seconds = time.monotonic() - (self.started or time.monotonic())
+        self.evaluated = True
+        scores: dict[str, Any] = dict(masks.compute()[self.source])
+        scores["n_items"] = len(masks)
+        found = None if boxes is None else boxes.compute()
+        if found is not None:
+            scores |= {f"GREC_{name}": value for name, value in found.items()}
+        if is_main_process():
+            gres.save(self.folder, f"{self.source}_{self.split}", masks)
+            print(gres_table(masks, self.split), flush=True)
+            if found is not None and self.grec is not None:
+                print(grec_table(found, self.grec, self.split), flush=True)
+            if self.on_scores is not None:
+                self.on_scores(scores, seconds)
+        self._fresh()
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Unused: `evaluate` merges evaluators instead of result lists."""
+        raise AssertionError("GresMetric.evaluate does the work")

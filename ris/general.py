@@ -1,0 +1,130 @@
+"""`GeneralRefer`: the same backbone asked for several targets or none (GRES, GREC).
+
+Shapes: P pictures, B (picture, sentence) pairs, T tokens, H W pixels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ris.errors import OptionError
+from ris.heads import GRESHead, GRESOutput
+from ris.losses import GeneralLoss
+from ris.models import VPDRefer
+from vpd import DiffusionBackbone
+
+
+class GeneralAnswer(NamedTuple):
+    """What is said of one pair: probability float [H, W] that a pixel is referred to, and of
+    "nothing here", a scalar (NaN where the model has no head for it)."""
+
+    probability: Tensor
+    no_target: Tensor
+
+
+class GeneralRefer(VPDRefer):
+    """Generalized referring segmenter.
+
+    Args:
+        backbone: the feature extractor.
+        head: config of a `GRESHead`.
+        loss_weights: of the parts of the loss (`ris.losses.GRES_WEIGHTS`).
+        options: as for `VPDRefer`.
+    """
+
+    head: GRESHead
+    loss: GeneralLoss  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        backbone: DiffusionBackbone,
+        head: Mapping[str, Any] | None = None,
+        *,
+        loss_weights: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(backbone, dict(head or {"type": "GRESHead"}), **options)
+        if not isinstance(self.head, GRESHead):
+            raise OptionError(
+                f"a generalized system wants a GRESHead, not {self.head_config['type']!r}; give "
+                "another mask decoder as model.head.mask"
+            )
+        over = bool(options.get("loss_over_processes", False))
+        self.loss = GeneralLoss(self.class_weight, loss_weights, over)
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Sequence[str] | Tensor,
+        mask: Tensor | None = None,
+        mode: str = "tensor",
+        image_id: Sequence[int] | None = None,
+        picture_index: Tensor | None = None,
+        n_targets: Sequence[int] | None = None,
+        **unused: Any,
+    ) -> Any:
+        """As `VPDRefer.forward`; `n_targets`: for each pair, objects it names (mode `loss`).
+
+        mode `loss` -> scalars by name; `predict` -> B `GeneralAnswer`; `tensor` -> `GRESOutput`.
+        """
+        size = image.shape[-2:]
+        if mode == "loss":
+            if mask is None or n_targets is None:
+                raise OptionError("mode 'loss' needs the masks and numbers of targets of the batch")
+            latent = self._cached_latent(image, image_id)
+            output = self.output(latent, text, picture_index)
+            nothing = torch.tensor([int(n == 0) for n in n_targets], device=mask.device)
+            return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)
+        latent = self.backbone.encode_image(image)
+        if mode == "predict":
+            return self.answers(latent, text, size, picture_index)
+        if mode == "tensor":
+            return self.output(latent, text, picture_index)
+        raise OptionError(f"mode {mode!r} is unknown; choose loss, predict or tensor")
+
+    def output(
+        self, latent: Tensor, text: Sequence[str] | Tensor, picture_index: Tensor | None = None
+    ) -> GRESOutput:
+        """latent [P, c, h, w], B sentences or features [B, T, D] -> the head's logits of B pairs.
+
+        Sentences' padding is kept from the regions; of features it is not known.
+        """
+        words = None if isinstance(text, Tensor) else self.backbone.token_mask(text)
+        features = self._text(text)
+        joined = self.pyramid(latent, features, picture_index).joined()
+        found: GRESOutput = self.head(joined, features, words)
+        return found
+
+    def logits(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None = None,
+    ) -> Tensor:
+        """The mask's logits [B, 2, *size]; what the no-target head says is left out."""
+        return self.upsample(self.output(latent, text, picture_index).mask.float(), size)
+
+    @torch.no_grad()
+    def answers(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None = None,
+    ) -> list[GeneralAnswer]:
+        """One answer a pair, `sentence_batch` pairs at a time. `probability` is not blanked where
+        nothing is said to be there: the metrics want it raw."""
+        found: list[GeneralAnswer] = []
+        for pictures, texts, index in self._in_parts(latent, text, picture_index):
+            output = self.output(pictures, texts, index)
+            masks = self.upsample(output.mask.float(), size).softmax(dim=1)[:, 1]
+            nothing = masks.new_full((len(masks),), float("nan"))
+            if output.no_target is not None:
+                nothing = output.no_target.float().softmax(dim=1)[:, 1]
+            found += map(GeneralAnswer, masks, nothing)
+        return found

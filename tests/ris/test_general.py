@@ -1,0 +1,237 @@
+"""Several targets or none: head, loss, system, boxes, training and prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refer.evaluation import gres
+from refer.evaluation.gres_table import gres_table
+from ris.boxes import boxes_of
+from ris.checkpoints import load, save
+from ris.cli import main
+from ris.errors import OptionError
+from ris.general import GeneralRefer
+from ris.heads import build_head
+from ris.heads.gres import GRESOutput
+from ris.losses import GeneralLoss
+from ris.predictor import Predictor
+from vpd import DiffusionBackbone
+
+CHANNELS = (12, 20, 20, 16)
+SMALL = {"type": "GRESHead", "mask": {"type": "VPDDecoder", "channels": 16}, "grid": 4,
+         "width": 32, "heads": 4, "feedforward": 32, "mask_channels": 8}  # fmt: skip
+
+
+def pyramid() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(3, c, 16 >> level, 16 >> level) for level, c in enumerate(CHANNELS)]
+
+
+@pytest.mark.parametrize(
+    ("switches", "minimap", "no_target"),
+    [
+        ({}, True, True),
+        ({"no_target": False}, True, False),
+        ({"language": False}, True, True),
+        ({"regions": False}, False, False),
+        ({"mask": {"type": "WordDecoder", "channels": 16, "subpixel": 1}}, True, True),
+    ],
+)
+def test_every_switch_of_the_head_builds_and_learns(switches, minimap, no_target):
+    head = build_head({**SMALL, **switches}, CHANNELS, text_channels=10)
+    output = head(pyramid(), torch.randn(3, 6, 10))
+    assert output.mask.shape == (3, 2, 16, 16)
+    assert (output.minimap is not None) == minimap
+    assert (output.no_target is not None) == no_target
+    if minimap:
+        assert output.minimap.shape == (3, 2, 4, 4)
+    sum(part.square().mean() for part in output if part is not None).backward()
+    silent = [name for name, parameter in head.named_parameters() if parameter.grad is None]
+    assert not silent
+
+
+def test_the_mask_is_the_sum_over_regions_written_out():
+    """ReLA's equation, one region after the other."""
+    head = build_head(SMALL, CHANNELS, text_channels=10).eval()
+    levels, text = pyramid(), torch.randn(3, 6, 10)
+    with torch.no_grad():
+        output = head(levels, text)
+        tokens, features = head.regions(levels, text, None), head.decoder(levels)
+        expected = torch.zeros_like(output.mask)
+        for region in range(16):
+            own = torch.einsum("bm,bmhw->bhw", head.filters(tokens[:, region]), features)
+            row, column = divmod(region, 4)
+            expected += output.minimap[:, :, row, column, None, None] * own[:, None]
+    assert torch.allclose(output.mask, expected, atol=1e-4)
+
+
+def test_padding_says_nothing_to_the_regions():
+    head = build_head(SMALL, CHANNELS, text_channels=10).eval()
+    levels, text = pyramid(), torch.randn(3, 6, 10)
+    words = torch.ones(3, 6, dtype=torch.bool)
+    words[:, 4:] = False
+    other = text.clone()
+    other[:, 4:] = 100.0
+    with torch.no_grad():
+        one, two = head(levels, text, words), head(levels, other, words)
+        three = head(levels, other)
+    assert torch.equal(one.mask, two.mask)
+    assert not torch.allclose(two.mask, three.mask)
+
+
+def test_the_loss_by_hand():
+    """One pair at 4 x 4: the left half is referred; the 2 x 2 grid is covered on the left."""
+    mask = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    mask[..., :2] = 1
+    mask[0, 0, 0] = 0  # so the first cell is no longer wholly covered
+    torch.manual_seed(0)
+    output = GRESOutput(torch.randn(1, 2, 4, 4), torch.randn(1, 2, 2, 2), torch.randn(1, 2))
+    parts = GeneralLoss()(output.mask, output, mask, torch.tensor([1]))
+    weight = torch.tensor([0.9, 1.1])
+
+    def mean(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        log = torch.log_softmax(logits, dim=1)
+        own = log.gather(1, truth[:, None].long())[:, 0]
+        return -(weight[truth.long()] * own).sum() / weight[truth.long()].sum()
+
+    grid = torch.tensor([[[0, 0], [1, 0]]])
+    assert torch.allclose(parts["loss_mask"], 5 * mean(output.mask, mask))
+    assert torch.allclose(parts["loss_minimap"], 0.5 * mean(output.minimap, grid))
+    expected = -torch.log_softmax(output.no_target, dim=1)[0, 1]
+    assert torch.allclose(parts["loss_no_target"], 0.5 * expected)
+    silent = GeneralLoss(weights={"minimap": 0.0, "no_target": 0.0})
+    assert list(silent(output.mask, output, mask, torch.tensor([1]))) == ["loss_mask"]
+    with pytest.raises(OptionError, match="minimap"):
+        GeneralLoss(weights={"grid": 1.0})
+
+
+def test_boxes_are_the_masks_parts_at_the_pictures_size():
+    probability = np.zeros((10, 20))
+    probability[1:4, 2:6] = 0.8
+    probability[6:9, 10:20] = 0.9
+    probability[0, 19] = 0.99  # one pixel: noise
+    boxes, scores = boxes_of(probability, (20, 60), least=0.02)
+    assert boxes.tolist() == [[30.0, 12.0, 60.0, 18.0], [6.0, 2.0, 18.0, 8.0]]
+    assert scores == pytest.approx([0.9, 0.8])
+    boxes, scores = boxes_of(np.zeros((4, 4)), (4, 4))
+    assert boxes.shape == (0, 4)
+    assert scores.shape == (0,)
+
+
+@pytest.fixture(scope="module")
+def system() -> GeneralRefer:
+    backbone = DiffusionBackbone.from_name("tiny", token_length=16)
+    torch.manual_seed(0)
+    return GeneralRefer(backbone, SMALL, sentence_batch=2).eval()
+
+
+def test_words_are_told_from_padding(system):
+    words = system.backbone.token_mask(["dog", "the left dog"])
+    assert words.sum(dim=1).tolist() == [3, 5]
+    assert words[:, 0].all()
+
+
+def test_answers_do_not_depend_on_the_batch(system):
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    texts, index = ["dog", "both cats", "the red one"], torch.tensor([0, 1, 1])
+    together = system(image, texts, mode="predict", picture_index=index)
+    for number, text in enumerate(texts):
+        (alone,) = system(image[index[number]][None], [text], mode="predict")
+        assert torch.allclose(alone.probability, together[number].probability, atol=1e-5)
+        assert alone.no_target.item() == pytest.approx(together[number].no_target.item(), abs=1e-5)
+
+
+def test_saved_and_loaded_it_answers_the_same(system, tmp_path):
+    save(system, tmp_path / "model", image_size=64)
+    back = load(tmp_path / "model")
+    assert isinstance(back, GeneralRefer)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    one, two = (model(image, ["dog"], mode="predict")[0] for model in (system, back))
+    assert torch.equal(one.probability, two.probability)
+
+
+def test_the_predictor_says_when_nothing_matches(system, tmp_path, monkeypatch):
+    predictor = Predictor(system, 64, "cpu")
+    predictor.set_image(np.zeros((50, 80, 3), np.uint8))
+    original = system.output
+
+    def certain(*args):
+        output = original(*args)
+        sure = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])[: len(output.mask)]
+        return output._replace(mask=torch.ones_like(output.mask).cumsum(1), no_target=sure)
+
+    monkeypatch.setattr(system, "output", certain)
+    found = predictor.predict(["dog", "unicorn"])
+    assert found.no_target == pytest.approx([0.0, 1.0], abs=1e-3)
+    assert found.masks[0].all()
+    assert not found.masks[1].any()
+
+
+@pytest.fixture(scope="module")
+def general_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from refer.shapes import generate
+
+    root = tmp_path_factory.mktemp("general")
+    generate(root, train=12, val=5, test_a=2, test_b=2, size=128, workers=1, progress=False,
+             extras=True)  # fmt: skip
+    return root
+
+
+def arguments(root: Path, logdir: Path, *extra: str) -> list[str]:
+    return ["--backbone", "tiny", "--device", "cpu", "--refer_data_root", str(root), "--img_size",
+            "64", "--workers", "0", "--logdir", str(logdir), *extra]  # fmt: skip
+
+
+def test_train_test_and_score_again(general_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--dataset", "grefshapes", "--epochs", "1", "--val-interval", "1",
+               "--output-dir", str(tmp_path)]  # fmt: skip
+    assert main(["train", *arguments(general_root, run, *options)]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"gIoU", "cIoU", "N_acc", "T_acc"} <= set(metrics["scores"])
+    best = tmp_path / "model_best_grefshapes"
+    assert json.loads((best / "config.json").read_text())["system"] == "GeneralRefer"
+    capsys.readouterr()
+    test = ["test", "--dataset", "grefshapes", "--checkpoint", str(best), "--split", "val"]
+    assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "grec")]) == 0
+    text = capsys.readouterr().out
+    assert "always empty" in text
+    assert "boxes matched by giou" in text
+    details = tmp_path / "t" / "grefshapes_val_detailed_results.json"
+    table = gres_table(gres.load(details), "val")
+    assert table in text
+    assert main(["score", str(details), "--nt-rule", "pixels", "--nt-pixels", "1"]) == 0
+    assert "no target below 1 pixels" in capsys.readouterr().out
+    # Data sets and tasks that do not fit each other are told so.
+    assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "res")]) == 2
+    assert "grefshapes" in capsys.readouterr().err
+    assert main(["predict", str(next((general_root / "images/refshapes").glob("*.jpg"))), "all the"
+                 " circles", "--weights", str(best), "--out", str(tmp_path / "o.png")]) == 0  # fmt: skip
+    assert Image.open(tmp_path / "o.png").width >= 128
+
+
+def test_the_plain_mask_head_uses_the_rule_on_pixels(general_root, tmp_path, capsys):
+    options = ["--dataset", "grefshapes", "--epochs", "1", "--output-dir", str(tmp_path),
+               "--set", "model.head.regions=False"]  # fmt: skip
+    assert main(["train", *arguments(general_root, tmp_path / "run", *options)]) == 0
+    assert "no target below 50 pixels" in capsys.readouterr().out
+
+
+def test_mixed_training_reads_both(general_root, tmp_path):
+    options = ["--dataset", "grefshapes+refshapes", "--epochs", "1", "--output-dir", str(tmp_path)]
+    assert main(["train", *arguments(general_root, tmp_path / "run", *options)]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    counts = [
+        len([r for r in json.loads((general_root / "grefcoco/grefs(unc).json").read_text())
+             if r["split"] == "train"])
+    ]  # fmt: skip
+    from refer import REFER
+
+    counts.append(len(REFER(general_root, "refshapes").getRefIds(split="train")))
+    assert metrics["train_refs"] == sum(counts)
