@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refer_data_root", help="with kept masks: score at native size")
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--splitBy")
-    parser.add_argument("--nt-rule", choices=("head", "pixels"), default="head", help="generalized: "
-                        "who says that nothing is there (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--nt-rule", choices=("head", "pixels"), default="head",
+                        help="generalized: who says that nothing is there")  # fmt: skip
     parser.add_argument("--nt-pixels", type=int, default=50, help="a mask of fewer pixels says so")
 
 

@@ -17,6 +17,8 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
+from refer import REFER
+from refer.grefer import G_REFER
 from ris import checkpoints
 from ris.engine import (
     curves,
@@ -103,6 +105,7 @@ def train(
         resume_state=lambda: resume.agreed(resume_from, store, launch.restarts(), logger()),
     )
     _describe(runner, config, model, train_data, val_data)
+    _describe_files(runner, refer)
     with stop.listening():
         runner.train()
     if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
@@ -163,6 +166,7 @@ def evaluate(
         test_evaluator=Evaluator(metric),
         test_cfg={},
     )
+    _describe_files(runner, refer)
     runner.test()
     result = {**_result(config, scores, loader, started), "checkpoint": str(checkpoint)}
     if is_main_process():
@@ -323,6 +327,16 @@ def _describe(
             else ""
         )
     )
+
+
+def _describe_files(runner: QuietRunner, refers: list[REFER]) -> None:
+    """What is in a generalized ref file, whose releases differ."""
+    for refer in refers:
+        if isinstance(refer, G_REFER):
+            runner.logger.info(f"{refer.refs_path}: sha256 {refer.ref_sha256}")
+            for split, counts in refer.counts.items():
+                numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
+                runner.logger.info(f"  {split}: {numbers}")
 
 
 def _device_kind(device: str) -> str:

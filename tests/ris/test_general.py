@@ -211,8 +211,9 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
     # Data sets and tasks that do not fit each other are told so.
     assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "res")]) == 2
     assert "grefshapes" in capsys.readouterr().err
-    assert main(["predict", str(next((general_root / "images/refshapes").glob("*.jpg"))), "all the"
-                 " circles", "--weights", str(best), "--out", str(tmp_path / "o.png")]) == 0  # fmt: skip
+    picture = str(next((general_root / "images/refshapes").glob("*.jpg")))
+    predict = ["predict", picture, "all the circles", "--weights", str(best)]
+    assert main([*predict, "--out", str(tmp_path / "o.png")]) == 0
     assert Image.open(tmp_path / "o.png").width >= 128
 
 
