@@ -1,13 +1,15 @@
 """Does text-to-image pre-training teach where things are and what words mean? Measured.
 
-    python benchmarks/claim.py [--seeds 0 1 2] [--only a b c] [--steps 600] [--jobs 2] [--readme]
+    python benchmarks/claim.py [--seeds 0 1 2] [--only a b c] [--steps 2600] [--jobs 2] [--readme]
 
 One system, one head, one number of optimizer steps; only the backbone differs. The last step's
 weights are scored; nothing is chosen by looking at a score. Rows that the CSV already holds for the
 same settings are not run again, so an interrupted run goes on.
 
-The random backbones keep the pre-trained autoencoder: what differs is the UNet and the text encoder
-alone, which is harder to beat than a wholly random model. `b0` and `c0` are wholly random.
+The random backbones `b`, `c` and `c10` keep the pre-trained autoencoder: what differs is the UNet
+and the text encoder alone, as diffusers and transformers initialise them. `bp` and `cp` are harder
+to beat: their initial values are prepared so that a head can learn from them (`vpd/untrained.py`).
+`b0` is prepared too, and its autoencoder is as untrained as the rest.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "claim.csv"
 BEGIN, END = "<!-- claim:begin -->", "<!-- claim:end -->"
-PICTURES = {"train": 1600, "val": 150, "test_a": 100, "test_b": 100}
+PICTURES = {"train": 6000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
-RANDOM = "pre-trained autoencoder, random UNet and text encoder"
+PLAIN = "pre-trained autoencoder, random UNet and text encoder"
+PREPARED = f"{PLAIN}, prepared"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Variant:
 
 
 TUNED, ADAPTED = {"model.backbone.unet_mode": "finetune"}, {"model.backbone.unet_mode": "lora"}
-NOISE = {"model.backbone.source": RANDOM}
+NOISE = {"model.backbone.source": PLAIN}
+READY = {"model.backbone.source": PREPARED}
 WHOLE = {"model.backbone.source": "random"}
 VARIANTS = {
     "a": Variant("pre-trained, frozen"),
@@ -60,10 +64,11 @@ VARIANTS = {
     "adapter": Variant("a, without the text adapter", {"model.backbone.text_adapter": False}),
     **{
         f"t{time}": Variant(f"a, at timestep {time}", {"model.backbone.timestep": time})
-        for time in (1, 50, 200, 500)
+        for time in (50, 200, 500)  # a is at 1, as published
     },
-    "b0": Variant("random, autoencoder too, frozen", WHOLE),
-    "c0": Variant("random, autoencoder too, UNet trained", {**WHOLE, **TUNED}),
+    "bp": Variant("random but prepared, frozen", READY),
+    "cp": Variant("random but prepared, trained end to end", {**READY, **TUNED}),
+    "b0": Variant("random but prepared, autoencoder too, frozen", WHOLE),
 }
 
 
@@ -71,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of every run")
+    parser.add_argument("--steps", type=int, default=2600, help="optimizer steps of every run")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--data-seed", type=int, default=0, help="another data set, for trials")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/claim"))
@@ -147,8 +152,10 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
         **_parsed(common["set"]),
         **variant.entries,
     }
-    if entries.get("model.backbone.source") == RANDOM:
-        entries["model.backbone.source"] = str(random_denoiser(work.resolve(), seed))
+    source = entries.get("model.backbone.source")
+    if source in (PLAIN, PREPARED):
+        folder_of = random_denoiser(work.resolve(), seed, prepared=source == PREPARED)
+        entries["model.backbone.source"] = str(folder_of)
     path = REPO / "configs/res/refshapes_tiny_128.py"
     config = settings.load(path, entries)
     loader = data.train_loader(data.open_refer(config.data), config.to_dict(), "cpu")
@@ -183,17 +190,17 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
     }
 
 
-def random_denoiser(work: Path, seed: int) -> Path:
+def random_denoiser(work: Path, seed: int, prepared: bool) -> Path:
     """A diffusers folder with the embedded autoencoder and everything else untrained."""
     from diffusers import AutoencoderKL
 
     from vpd.weights import random_components
     from vpd.zoo import EMBEDDED_FOLDER, named
 
-    target = work / f"random_denoiser_{seed}"
+    target = work / f"{'prepared' if prepared else 'random'}_denoiser_{seed}"
     if target.is_dir():
         return target
-    parts = random_components(named("tiny"), seed)
+    parts = random_components(named("tiny"), seed, prepared=prepared)
     work.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=work))
     parts.unet.save_pretrained(draft / "unet")

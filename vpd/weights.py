@@ -193,14 +193,19 @@ def encoder_only(vae: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
-def random_components(zoo: Zoo, seed: int) -> Components:
-    """A backbone of the zoo's shapes with weights from `seed`; the global RNG is untouched."""
+def random_components(zoo: Zoo, seed: int, *, prepared: bool = True) -> Components:
+    """A backbone of the zoo's shapes with weights from `seed`; the global RNG is untouched.
+
+    prepared: initial values that a head can learn from (`vpd.untrained`); False leaves those that
+    diffusers and transformers draw.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(**zoo.unet)
         vae = encoder_only(AutoencoderKL(**zoo.vae))
         text_encoder = CLIPTextModel(CLIPTextConfig(**zoo.text))
-        untrained.initialise(unet, vae, text_encoder)
+        if prepared:
+            untrained.initialise(unet, vae, text_encoder)
     return Components(unet, vae, text_encoder, clip_tokenizer(), f"random:{seed}")
 
 
