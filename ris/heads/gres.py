@@ -4,7 +4,8 @@ Shapes: B pairs, T tokens, D text channels, C_l channels of level l, g the grid'
 regions, d their width, M mask channels, h w cells of the finest level, s the decoder's subpixel.
 Source: ReLA (Liu et al. 2023 and its published code): a region's mask filter and its minimap logits
 together give the two channels of the mask. ReLA's regions attend to a pixel decoder in nine layers;
-here they pool the diffusion pyramid once.
+here they pool the diffusion pyramid once, and a filter that is the same for all pairs is added to
+theirs, since features that know the words already tell much.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class GRESHead(nn.Module):
             )
             self.minimap = nn.Linear(width, 2)
             self.filters = _mlp(width, width, width, mask_channels)
+            self.own = nn.Parameter(torch.randn(2, mask_channels) / mask_channels**0.5)
             if no_target:
                 self.nothing = _mlp(width, width, 2)
 
@@ -91,7 +93,7 @@ class GRESHead(nn.Module):
         tokens = self.regions(pyramid, text, words)
         minimap = self.minimap(tokens)
         # The sum over regions of minimap x (filter . features), the linear part taken first.
-        kernel = torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
+        kernel = self.own + torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
         mask = torch.einsum("bam,bmhw->bahw", kernel, features)
         grid = minimap.transpose(1, 2).unflatten(2, (self.regions.grid, self.regions.grid))
         nothing = None if self.nothing is None else self.nothing(tokens).mean(dim=1)

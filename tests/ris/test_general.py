@@ -57,13 +57,13 @@ def test_every_switch_of_the_head_builds_and_learns(switches, minimap, no_target
 
 
 def test_the_mask_is_the_sum_over_regions_written_out():
-    """ReLA's equation, one region after the other."""
+    """ReLA's equation, one region after the other, and the filter beside them."""
     head = build_head(SMALL, CHANNELS, text_channels=10).eval()
     levels, text = pyramid(), torch.randn(3, 6, 10)
     with torch.no_grad():
         output = head(levels, text)
         tokens, features = head.regions(levels, text, None), head.decoder(levels)
-        expected = torch.zeros_like(output.mask)
+        expected = torch.einsum("am,bmhw->bahw", head.own, features)
         for region in range(16):
             own = torch.einsum("bm,bmhw->bhw", head.filters(tokens[:, region]), features)
             row, column = divmod(region, 4)
