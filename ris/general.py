@@ -64,6 +64,7 @@ class GeneralRefer(VPDRefer):
         mode: str = "tensor",
         image_id: Sequence[int] | None = None,
         picture_index: Tensor | None = None,
+        content: Sequence[bytes] | None = None,
         n_targets: Sequence[int] | None = None,
         **unused: Any,
     ) -> Any:
@@ -75,7 +76,7 @@ class GeneralRefer(VPDRefer):
         if mode == "loss":
             if mask is None or n_targets is None:
                 raise OptionError("mode 'loss' needs the masks and numbers of targets of the batch")
-            latent = self._cached_latent(image, image_id)
+            latent = self._cached_latent(image, image_id, content)
             output = self.output(latent, text, picture_index)
             nothing = torch.tensor([int(n == 0) for n in n_targets], device=mask.device)
             return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)

@@ -19,6 +19,7 @@ from ris.errors import OptionError
 from ris.heads import build_head, reads_words
 from ris.losses import WeightedCrossEntropy
 from vpd import DiffusionBackbone, FeaturePyramid
+from vpd.cache import TensorCache
 
 
 class PicturePreprocessor(BaseDataPreprocessor):
@@ -41,6 +42,9 @@ class VPDRefer(BaseModel):
         sentence_batch: pairs run through the UNet at once when predicting.
         latent_cache_mb: latents of training pictures kept in memory, by picture id; 0 keeps none.
             The picture is never augmented and the VAE never trained, so they cannot go stale.
+        cache_dir: folder where latents of training pictures and text features are kept on disk, for
+            every run with the same weights and sizes; None keeps none.
+        cache_dtype: 'float32' keeps every bit, 'float16' half the space.
         ignore_sentence: every expression is read as the same word, which shows how far the
             picture alone leads.
         loss_over_processes: see `WeightedCrossEntropy`.
@@ -54,6 +58,8 @@ class VPDRefer(BaseModel):
         class_weight: Sequence[float] = (0.9, 1.1),
         sentence_batch: int = 8,
         latent_cache_mb: int = 0,
+        cache_dir: str | None = None,
+        cache_dtype: str = "float32",
         ignore_sentence: bool = False,
         loss_over_processes: bool = False,
     ) -> None:
@@ -71,6 +77,10 @@ class VPDRefer(BaseModel):
         self.ignore_sentence = ignore_sentence
         self.latent_cache_bytes = latent_cache_mb * 2**20
         self._latents: OrderedDict[int, Tensor] = OrderedDict()
+        self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
+        self._latents_on_disk: TensorCache | None = None
+        if cache_dir is not None:
+            backbone.keep_texts(cache_dir, cache_dtype)
 
     def forward(
         self,
@@ -80,12 +90,14 @@ class VPDRefer(BaseModel):
         mode: str = "tensor",
         image_id: Sequence[int] | None = None,
         picture_index: Tensor | None = None,
+        content: Sequence[bytes] | None = None,
         **unused: Any,
     ) -> Any:
         """What mmengine's loops call; `unused` takes the ids that only the evaluator reads.
 
         image float [P, 3, H, W] in [-1, 1]; text B sentences or features [B, T, D]; mask uint8
-        [B, H, W]; picture_index int64 [B] into the pictures (absent: P equals B).
+        [B, H, W]; picture_index int64 [B] into the pictures (absent: P equals B); content: digests
+        of the pictures, by which their latents are kept on disk.
 
         mode `loss` -> {'loss': scalar}; `predict` -> bool masks [B, H, W]; `tensor` -> logits
         float [B, 2, H, W].
@@ -93,7 +105,7 @@ class VPDRefer(BaseModel):
         if mode == "loss":
             if mask is None:
                 raise OptionError("mode 'loss' needs the masks of the batch")
-            latent = self._cached_latent(image, image_id)
+            latent = self._cached_latent(image, image_id, content)
             logits = self.logits(latent, text, image.shape[-2:], picture_index)
             return {"loss": self.loss(logits, mask)}
         latent = self.backbone.encode_image(image)
@@ -176,19 +188,45 @@ class VPDRefer(BaseModel):
             pictures, index = picture_index[part].unique(return_inverse=True)
             yield latent[pictures], text[part], index
 
-    def _cached_latent(self, image: Tensor, image_id: Sequence[int] | None) -> Tensor:
-        if image_id is None or not self.latent_cache_bytes:
+    def refresh_caches(self) -> None:
+        """Take notice of what other processes have kept on disk since."""
+        if self._latents_on_disk is not None:
+            self._latents_on_disk.refresh()
+
+    def _cached_latent(
+        self,
+        image: Tensor,
+        image_id: Sequence[int] | None,
+        content: Sequence[bytes] | None = None,
+    ) -> Tensor:
+        on_disk = self._disk(image) if content is not None else None
+        if image_id is None or not (self.latent_cache_bytes or on_disk is not None):
             return self.backbone.encode_image(image)
         ids = [int(i) for i in image_id]
         found = {i: self._latents[i] for i in ids if i in self._latents}
         # One row for every picture not seen before, however often it stands in the batch.
         fresh = {i: row for row, i in enumerate(ids) if i not in found}
         for i, row in fresh.items():
-            # One by one: rounding depends on a batch's size, and what is kept must depend neither
-            # on the pictures beside it nor on where a resumed run began.
-            found[i] = self.backbone.encode_image(image[row : row + 1])[0]
+            kept = None
+            if on_disk is not None and content is not None:
+                kept = on_disk.get(content[row])
+            if kept is None:
+                # One by one: rounding depends on a batch's size, and what is kept must depend
+                # neither on the pictures beside it nor on where a resumed run began.
+                kept = self.backbone.encode_image(image[row : row + 1])[0]
+                if on_disk is not None and content is not None:
+                    kept = on_disk.put(content[row], kept)
+            found[i] = kept
         size = next(iter(found.values())).nbytes
         for i in ids:
             if (len(self._latents) + 1) * size <= self.latent_cache_bytes:
                 self._latents.setdefault(i, found[i].cpu())
         return torch.stack([found[i].to(image.device) for i in ids])
+
+    def _disk(self, image: Tensor) -> TensorCache | None:
+        if self._latents_on_disk is None and self.cache_dir is not None:
+            height, width = image.shape[-2:]
+            self._latents_on_disk = self.backbone.latent_cache(
+                self.cache_dir, (height, width), self.cache_dtype
+            )
+        return self._latents_on_disk

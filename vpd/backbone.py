@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpd import attention, text, weights
+from vpd import attention, cache, text, weights
 from vpd.errors import ConfigError
 from vpd.unet import STRIDES, FeaturePyramid, UNetFeatures
 from vpd.zoo import named
@@ -103,6 +103,7 @@ class DiffusionBackbone(nn.Module):
         )
         self._set_unet_mode(lora_rank)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._texts_on_disk: cache.TensorCache | None = None
 
     @classmethod
     def from_name(
@@ -156,11 +157,20 @@ class DiffusionBackbone(nn.Module):
                 "model with one (text='openai/clip-vit-large-patch14' or a folder), or pass text "
                 "features"
             )
-        fresh = [s for s in dict.fromkeys(sentences) if s not in self._text_cache]
         found = {s: self._text_cache[s] for s in sentences if s in self._text_cache}
+        kept = self._texts_on_disk
+        if kept is not None:
+            for sentence in set(sentences) - set(found):
+                stored = kept.get(cache.digest_of(sentence.encode()))
+                if stored is not None:
+                    found[sentence] = stored
+        fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
             features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
-            found.update(zip(fresh, features, strict=True))
+            for sentence, feature in zip(fresh, features, strict=True):
+                if kept is not None:
+                    feature = kept.put(cache.digest_of(sentence.encode()), feature)
+                found[sentence] = feature
         for sentence in found:
             self._text_cache[sentence] = found[sentence].detach()
             self._text_cache.move_to_end(sentence)
@@ -169,6 +179,31 @@ class DiffusionBackbone(nn.Module):
             self._text_cache.popitem(last=False)
         device = next(self.unet.parameters()).device
         return torch.stack([found[s].to(device) for s in sentences])
+
+    def keep_texts(self, root: str | Path, dtype: str = "float32") -> None:
+        """Keep text features on disk under `root` from now on (see `vpd.cache`)."""
+        if self.text_encoder is None:
+            return
+        width = self.text_encoder.config.hidden_size
+        depends = [cache.weights_digest(self.text_encoder), str(self.token_length)]
+        self._texts_on_disk = cache.TensorCache(
+            root, "texts", depends, (self.token_length, width), dtype
+        )
+
+    def latent_cache(
+        self, root: str | Path, size: tuple[int, int], dtype: str = "float32"
+    ) -> cache.TensorCache:
+        """The cache of latents of pictures of `size` (H, W) pixels, by the digest of their resized
+        uint8 pixels (see `vpd.cache`)."""
+        shape = (self.vae.config.latent_channels, size[0] // 8, size[1] // 8)
+        depends = [
+            cache.weights_digest(self.vae.encoder),
+            cache.weights_digest(self.vae.quant_conv),
+        ]
+        kind = self.vae.device.type
+        rounding = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "none"
+        depends.append(f"mode x {self.latent_scale!r}, autocast {rounding}")
+        return cache.TensorCache(root, "latents", depends, shape, dtype)
 
     def token_mask(self, sentences: Sequence[str]) -> Tensor:
         """bool [S, T]: True for a sentence's own tokens (begin and end included), not its padding.

@@ -19,6 +19,8 @@ model = dict(
     class_weight=(0.9, 1.1),
     sentence_batch=8,
     latent_cache_mb=2048,
+    cache_dir=None,  # a folder: latents and text features are kept there for all later runs
+    cache_dtype="float32",  # 'float16': half the space, rounded
     ignore_sentence=False,
     loss_over_processes=False,  # True: several processes step exactly as one would
 )

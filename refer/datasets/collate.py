@@ -19,11 +19,14 @@ def collate_refs(items: Sequence[Item]) -> Batch:
     """B items of `RefDataset` to one batch, a dict of
 
     image uint8 [B, 3, H, W], mask uint8 [B, H, W], lists of B: text, ref_id, sent_id, image_id,
-    n_targets; broken, a list of what could not be read, is there when something could not.
+    n_targets (and content, where the items have it); broken, a list of what could not be read, is
+    there when something could not.
     """
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "mask")}
     listed = ("text", "ref_id", "sent_id", "image_id", "n_targets")
     batch = {**stacked, **{name: [item[name] for item in items] for name in listed}}
+    if all("content" in item for item in items):
+        batch["content"] = [item["content"] for item in items]
     broken = [text for item in items for text in item.get("broken", ())]
     return {**batch, "broken": broken} if broken else batch
 

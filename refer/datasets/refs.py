@@ -46,6 +46,7 @@ class RefDataset(ReferSplit):
         max_broken: 0 raises at the first picture that cannot be read; more lets the next ref whose
             picture is sound take its place, and the item names it in `broken` (a str). Whoever
             reads the items counts them over all workers; here, a worker that meets more raises.
+        content: items also hold `content`, the sha256 (bytes) of their resized pixels.
 
     Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
     pictures, empty sentences) or when indexed (damaged pictures and outlines).
@@ -65,6 +66,7 @@ class RefDataset(ReferSplit):
         keep_in_memory: bool = False,
         fraction: float = 1.0,
         max_broken: int = 0,
+        content: bool = False,
     ) -> None:
         super().__init__(
             refer,
@@ -82,7 +84,7 @@ class RefDataset(ReferSplit):
             raise UnknownNameError(f"fraction is {fraction}; want more than 0 and at most 1")
         if fraction < 1:
             self.refs = _share(self.refs, fraction, seed)
-        self.max_broken = max_broken
+        self.max_broken, self.content = max_broken, content
         self._broken: dict[str, None] = {}
         # With 'all' the items are fixed; else the sentence of a ref is chosen when it is read.
         self._pairs: list[tuple[Ref, Sentence]] | None = None
@@ -124,7 +126,7 @@ class RefDataset(ReferSplit):
         else:
             ref = self.refs[index]
             (sentence,) = self.asked(ref)
-        item = {
+        item: Item = {
             "image": self.image(ref),
             "mask": self.mask(ref),
             "text": sentence.text,
@@ -133,6 +135,8 @@ class RefDataset(ReferSplit):
             "image_id": ref.picture.image_id,
             "n_targets": len(ref.targets),
         }
+        if self.content:
+            item["content"] = hashlib.sha256(item["image"].numpy().tobytes()).digest()
         return self.finish(item)
 
 

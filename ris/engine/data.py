@@ -62,6 +62,7 @@ def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str)
             keep_in_memory=data["keep_in_memory"],
             fraction=data["train_fraction"],
             max_broken=data["max_broken"],
+            content=settings["model"].get("cache_dir") is not None,
         )
         for refer in refers
     ]

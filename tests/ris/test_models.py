@@ -90,7 +90,7 @@ def test_the_word_decoder_adds_what_the_words_say_of_each_cell():
 
 
 def test_unknown_heads_and_arguments_are_named():
-    with pytest.raises(OptionError, match=r"VPDDecoder, WordDecoder, mmseg\."):
+    with pytest.raises(OptionError, match=r"VPDDecoder, WordDecoder, GRESHead, mmseg\."):
         build_head({"type": "Decoder"}, CHANNELS)
     with pytest.raises(OptionError, match=r"mmseg\.UPerHeadd is unknown"):
         build_head({"type": "mmseg.UPerHeadd"}, CHANNELS)
@@ -200,3 +200,33 @@ def test_modes_and_missing_masks_are_named(model):
         model(image, ["a"], mode="train")
     with pytest.raises(OptionError, match="needs the masks"):
         model(image, ["a"], mode="loss")
+
+
+def test_latents_and_texts_on_disk_give_the_same_losses_and_spare_the_encoders(
+    model, tmp_path, monkeypatch
+):
+    image, mask = torch.rand(2, 3, 64, 64) * 2 - 1, torch.zeros(2, 64, 64, dtype=torch.uint8)
+    content, texts = [b"1" * 32, b"2" * 32], ["a red thing", "the blue one"]
+
+    def loss(system, content):
+        return system(image, texts, mask, mode="loss", image_id=[1, 2], content=content)["loss"]
+
+    plain = loss(VPDRefer(model.backbone, model.head_config, latent_cache_mb=1), None)
+    kept = {"cache_dir": str(tmp_path), "latent_cache_mb": 0}
+    torch.manual_seed(0)
+    model.backbone._text_cache.clear()
+    first = VPDRefer(model.backbone, model.head_config, **kept)
+    state = first.state_dict()
+    filled = loss(first, content)
+    model.backbone._text_cache.clear()
+    second = VPDRefer(model.backbone, model.head_config, **kept)
+    second.load_state_dict(state)
+
+    def never(*args, **kwargs):
+        raise AssertionError("an encoder ran again")
+
+    monkeypatch.setattr(model.backbone.vae, "encode", never)
+    monkeypatch.setattr("vpd.text.encode", never)
+    assert torch.equal(loss(second, content), filled)
+    assert torch.isfinite(plain)
+    model.backbone._texts_on_disk = None

@@ -1,0 +1,90 @@
+"""Tensors on disk: what is kept comes back, what is damaged or of other weights does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vpd import cache
+from vpd.cache import TensorCache, digest_of
+from vpd.errors import ConfigError
+
+
+def opened(root, depends=("weights",), dtype="float32"):
+    return TensorCache(root, "latents", depends, (2, 3), dtype)
+
+
+def test_what_was_kept_comes_back_in_this_and_later_runs(tmp_path):
+    first, tensors = opened(tmp_path), [torch.randn(2, 3) for _ in range(5)]
+    for number, tensor in enumerate(tensors):
+        assert first.get(digest_of(b"%d" % number)) is None
+        assert torch.equal(first.put(digest_of(b"%d" % number), tensor), tensor)
+    for later in (first, opened(tmp_path)):
+        assert len(later) == 5
+        for number, tensor in enumerate(tensors):
+            assert torch.equal(later.get(digest_of(b"%d" % number)), tensor)
+
+
+def test_half_precision_rounds_alike_at_once_and_later(tmp_path):
+    kept, tensor = opened(tmp_path, dtype="float16"), torch.randn(2, 3)
+    given = kept.put(digest_of(b"a"), tensor)
+    assert torch.equal(given, tensor.half().float())
+    assert torch.equal(opened(tmp_path, dtype="float16").get(digest_of(b"a")), given)
+
+
+def test_other_weights_or_dtypes_never_meet(tmp_path):
+    opened(tmp_path).put(digest_of(b"a"), torch.ones(2, 3))
+    assert opened(tmp_path, depends=("others",)).get(digest_of(b"a")) is None
+    assert opened(tmp_path, dtype="float16").get(digest_of(b"a")) is None
+
+
+@pytest.mark.parametrize("damage", ["payload", "cut", "crc"])
+def test_a_damaged_record_is_absent_and_can_be_written_anew(tmp_path, damage):
+    first = opened(tmp_path)
+    for name in (b"a", b"b"):
+        first.put(digest_of(name), torch.ones(2, 3))
+    (part,) = first.folder.glob("part_*.bin")
+    content = bytearray(part.read_bytes())
+    if damage == "cut":
+        content = content[:-1]
+    else:
+        content[-1 if damage == "payload" else len(content) // 2 + 33] ^= 1
+    part.write_bytes(bytes(content))
+    later = opened(tmp_path)
+    assert torch.equal(later.get(digest_of(b"a")), torch.ones(2, 3))
+    assert later.get(digest_of(b"b")) is None
+    later.put(digest_of(b"b"), torch.full((2, 3), 2.0))
+    assert torch.equal(later.get(digest_of(b"b")), torch.full((2, 3), 2.0))
+    assert torch.equal(opened(tmp_path).get(digest_of(b"b")), torch.full((2, 3), 2.0))
+
+
+def test_two_processes_share_without_writing_to_one_file(tmp_path):
+    one, two = opened(tmp_path), opened(tmp_path)
+    one.put(digest_of(b"a"), torch.ones(2, 3))
+    two.put(digest_of(b"b"), torch.zeros(2, 3))
+    assert two.get(digest_of(b"a")) is None
+    two.refresh()
+    assert torch.equal(two.get(digest_of(b"a")), torch.ones(2, 3))
+    assert torch.equal(two.get(digest_of(b"b")), torch.zeros(2, 3))
+
+
+def test_a_full_disk_leaves_the_record_out(tmp_path, monkeypatch):
+    kept = opened(tmp_path)
+    kept.put(digest_of(b"a"), torch.ones(2, 3))
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cache, "open", full, raising=False)
+    assert torch.equal(kept.put(digest_of(b"b"), torch.ones(2, 3)), torch.ones(2, 3))
+    assert kept.get(digest_of(b"b")) is None
+    monkeypatch.undo()
+    kept.put(digest_of(b"c"), torch.zeros(2, 3))
+    assert torch.equal(opened(tmp_path).get(digest_of(b"c")), torch.zeros(2, 3))
+
+
+def test_wrong_use_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="float32, float16"):
+        opened(tmp_path, dtype="int8")
+    with pytest.raises(ConfigError, match=r"\(2, 3\)"):
+        opened(tmp_path).put(digest_of(b"a"), torch.ones(3))
