@@ -1,0 +1,137 @@
+"""Seconds and memory of a training step: the published way against ours.
+
+    python benchmarks/train_speed.py --size full [--device cuda] [--precision bf16] [--rounds 3]
+
+The published step at batch 1: VAE and text encoder again, UNet with full maps and LDM's activation
+checkpointing, gradients and AdamW moments of the whole UNet. Ours: latents and contexts from the
+cache, SDPA, `finetune` or `frozen`. Each way runs in a process of its own, since memory is compared
+too: the peak is that of the whole process (CPU) or of torch's allocator (CUDA).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from published_way import (
+    RESULTS,
+    SIDES,
+    autocast,
+    build,
+    in_child,
+    machine,
+    save,
+    timed,
+    use_kernel,
+    workload,
+)
+
+from refer.transforms import normalise
+from ris.engine.optim import build_optimizer
+
+KEYS = ("size", "side", "way", "device", "precision", "allocator")
+WAYS = {
+    "published": {"unet_mode": "finetune", "attention_kernel": "eager", "checkpointing": True},
+    "finetune": {"unet_mode": "finetune"},
+    "finetune, checkpointing": {"unet_mode": "finetune", "checkpointing": True},
+    "frozen": {"unet_mode": "frozen"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIDES), default="tiny")
+    parser.add_argument("--side", type=int, help="of the picture (default: 128 tiny, 512 full)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument("--allocator", choices=("default", "kept"), default="default")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--csv", type=Path, default=RESULTS / "train_speed.csv")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    side = arguments.side or SIDES[arguments.size]
+    if arguments.child:
+        (way,) = arguments.ways
+        print(json.dumps(measure(way, side, arguments)), flush=True)
+        return
+    rows = []
+    for way in arguments.ways:
+        own = [
+            "--ways", way, "--size", arguments.size, "--side", str(side), "--batch",
+            str(arguments.batch), "--rounds", str(arguments.rounds), "--device", arguments.device,
+            "--precision", "fp32" if way == "published" else arguments.precision,
+        ]  # fmt: skip
+        rows += in_child(__file__, own, arguments.allocator)
+    base = next((row for row in rows if row["way"] == "published"), None)
+    for row in rows:
+        known = base is not None
+        row["ratio"] = f"{float(base['seconds']) / float(row['seconds']):.2f}" if known else ""
+        share = float(row["peak_gib"]) / float(base["peak_gib"]) if known else 0.0
+        row["memory_share"] = f"{share:.2f}" if known else ""
+        print(
+            f"{row['way']} ({row['precision']}): {row['seconds']} s a step, {row['ratio']} x; "
+            f"peak {row['peak_gib']} GiB, {row['memory_share']} of the published way's"
+        )
+    save(arguments.csv, rows, KEYS)
+
+
+def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: steps of one way in this process."""
+    device, batch = arguments.device, arguments.batch
+    model = build(arguments.size, device, **WAYS[way])
+    model.latent_cache_bytes = 0 if way == "published" else 1 << 30
+    if way == "published":
+        use_kernel(model, "eager")
+    model.train()
+    settings = {"lr": 5e-5, "weight_decay": 1e-2, "amsgrad": False, "accumulate": 1, "clip": None,
+                "precision": arguments.precision}  # fmt: skip
+    wrapper = build_optimizer(model, settings, device)
+    loaded = _memory(device)
+    ((picture, asked, masks),) = workload(1, batch, side)
+    image = normalise(picture.to(device)).expand(batch, -1, -1, -1)
+    masks = masks.to(device).to(torch.uint8)
+
+    def step() -> None:
+        if way == "published":
+            model.backbone._text_cache.clear()
+        with autocast(device, arguments.precision):
+            loss = model(image, asked, masks, mode="loss", image_id=list(range(batch)))["loss"]
+        wrapper.update_params(loss)
+
+    step()  # fills the caches and the optimizer's moments
+    seconds = [timed(step, device)[0] for _ in range(arguments.rounds)]
+    return {
+        "size": arguments.size,
+        "side": side,
+        "batch": batch,
+        "way": way,
+        "device": device,
+        "precision": arguments.precision,
+        "allocator": arguments.allocator,
+        "seconds": f"{statistics.median(seconds):.4g}",
+        "seconds_min": f"{min(seconds):.4g}",
+        "seconds_max": f"{max(seconds):.4g}",
+        "ratio": "",
+        "loaded_gib": f"{loaded:.2f}",
+        "peak_gib": f"{_memory(device):.2f}",
+        "memory_share": "",
+        "machine": machine(device),
+    }
+
+
+def _memory(device: str) -> float:
+    """Peak so far in GiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
