@@ -14,6 +14,8 @@ from mmengine.evaluator import BaseMetric
 
 from refer.evaluation import ResEvaluator, ResProtocol, save_records, table
 
+WAIT_EVERY = 64  # batches between two reads of the device
+
 
 class ResMetric(BaseMetric):
     """P@X, oIoU and mIoU of predicted masks; records and table are written by the first rank.
@@ -45,6 +47,7 @@ class ResMetric(BaseMetric):
         label = f"{self.header.get('dataset', '')} {self.header.get('split', '')}"
         self.evaluator = ResEvaluator(self.protocol, label)
         self.started: float | None = None
+        self._pending: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """data_samples: one bool mask [H, W] a sentence of the batch, on the model's device."""
@@ -53,24 +56,37 @@ class ResMetric(BaseMetric):
         pred = torch.stack(list(data_samples))
         which = data_batch["ref_of_text"]
         truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()[which.to(pred.device)]
-        # Four integer sums a sentence are all that leaves the device.
+        # Four integer sums a sentence are all that leaves the device, and not at once: to read them
+        # now would wait for it.
         both, either = (pred & truth).sum((1, 2)), (pred | truth).sum((1, 2))
-        areas = pred.sum((1, 2)), truth.sum((1, 2))
-        intersection, union, pred_area, target_area = torch.stack([both, either, *areas]).tolist()
-        self.evaluator.update_counts(
-            intersection,
-            union,
-            pred_area,
-            target_area,
-            ref_ids=[data_batch["ref_ids"][i] for i in which.tolist()],
-            sent_ids=data_batch["sent_ids"],
-            image_ids=[data_batch["image_ids"][i] for i in data_batch["picture_index"].tolist()],
-            sentence_index=data_batch["sentence_index"],
-            masks=pred.cpu().numpy() if self.keep_masks else None,
-        )
+        counts = torch.stack([both, either, pred.sum((1, 2)), truth.sum((1, 2))])
+        items = {
+            "ref_ids": [data_batch["ref_ids"][i] for i in which.tolist()],
+            "sent_ids": data_batch["sent_ids"],
+            "image_ids": [data_batch["image_ids"][i] for i in data_batch["picture_index"].tolist()],
+            "sentence_index": data_batch["sentence_index"],
+            "masks": pred.cpu().numpy() if self.keep_masks else None,
+        }
+        self._pending.append((counts, items))
+        if len(self._pending) >= WAIT_EVERY:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Read the counts of the batches so far; the only place that waits for the device."""
+        if not self._pending:
+            return
+        counts = torch.cat([counts for counts, _ in self._pending], dim=1).cpu()
+        start = 0
+        for own, items in self._pending:
+            end = start + own.shape[1]
+            intersection, union, pred_area, target_area = counts[:, start:end].tolist()
+            self.evaluator.update_counts(intersection, union, pred_area, target_area, **items)
+            start = end
+        self._pending.clear()
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Merge the ranks' evaluators; every rank gets the same scores."""
+        self._take_in()
         merged = self.evaluator
         if dist.is_initialized() and dist.get_world_size() > 1:
             states: list[Any] = [None] * dist.get_world_size()
