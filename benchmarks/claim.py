@@ -142,7 +142,9 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
 
     variant = VARIANTS[name]
     started = time.monotonic()
-    folder = work.resolve() / f"{name}_{seed}"
+    # Of these settings alone, so that a run that was killed can go on from its last state.
+    settings_hash = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+    folder = work.resolve() / f"{name}_{seed}_{settings_hash}"
     entries: dict[str, Any] = {
         "data.root": str(root),
         "seed": seed,
@@ -161,7 +163,7 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
     loader = data.train_loader(data.open_refer(config.data), config.to_dict(), "cpu")
     epochs = max(1, round(common["steps"] / len(loader)))
     config.schedule.epochs = config.schedule.val_interval = epochs
-    trained = run.train(config, folder, device="cpu")
+    trained = run.train(config, folder, device="cpu", resume_from="auto")
     scores = {"val": trained["scores"]}
     for split in SPLITS[1:]:
         tested = run.evaluate(

@@ -1,6 +1,6 @@
 """Several targets or none on generated data: the whole head against the plain mask head.
 
-    python benchmarks/general.py [--seeds 0 1 2] [--only regions plain] [--epochs 6] [--docs]
+    python benchmarks/general.py [--seeds 0 1 2] [--only regions plain] [--epochs 4] [--docs]
 
 Each variant trains for the same number of steps on the same frozen backbone, on RefShapes'
 generalized refs; its last weights are scored on val, testA and testB. The row of a system that says
@@ -23,9 +23,10 @@ REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "general.csv"
 DOCS = REPO / "docs" / "general.md"
 BEGIN, END = "<!-- general:begin -->", "<!-- general:end -->"
-PICTURES = {"train": 1600, "val": 150, "test_a": 100, "test_b": 100}
+PICTURES = {"train": 4000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
 COLUMNS = ("gIoU", "cIoU", "N_acc", "T_acc", "Pr@0.7", "GREC_F1_score")
+KEYS = ("variant", "seed", "epochs", "precision")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "regions": ("regions, minimap and no-target head", {}),
     "pixels": ("the same, no-target by the rule on pixels", {"model.head.no_target": False}),
@@ -38,7 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/general"))
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--docs", action="store_true", help="write the table into the docs")
@@ -50,10 +52,10 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in arguments.only:
             known = read(arguments.csv)
-            key = (name, str(seed), str(arguments.epochs))
-            if any((row["variant"], row["seed"], row["epochs"]) == key for row in known):
+            key = (name, str(seed), str(arguments.epochs), arguments.precision)
+            if any(tuple(row[n] for n in KEYS) == key for row in known):
                 continue
-            row = measure(name, seed, arguments.epochs, root, arguments.work.resolve())
+            row = measure(*key, root=root, work=arguments.work.resolve())
             write(arguments.csv, [*known, row])
     text = table(read(arguments.csv), arguments.epochs)
     print(text)
@@ -62,32 +64,37 @@ def main() -> None:
         DOCS.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
 
-def measure(name: str, seed: int, epochs: int, root: Path, work: Path) -> dict[str, Any]:
+def measure(
+    name: str, seed: str, epochs: str, precision: str, *, root: Path, work: Path
+) -> dict[str, Any]:
     """Train one variant with one seed and score it on every split; returns the CSV row."""
     from refer.evaluation import gres
     from ris.engine import run, settings
 
     label, entries = VARIANTS[name]
     started = time.monotonic()
-    folder = work / f"{name}_{seed}"
+    # Of these settings alone, so that a run that was killed can go on from its last state.
+    folder = work / f"{name}_{seed}_{epochs}_{precision}"
     config = settings.load(
         REPO / "configs/gres/grefshapes_tiny_128.py",
         {
             "data.root": str(root),
-            "seed": seed,
+            "seed": int(seed),
             "task": "grec",
             "output_dir": str(folder),
-            "schedule.epochs": epochs,
-            "schedule.val_interval": epochs,
+            "optim.precision": precision,
+            "schedule.epochs": int(epochs),
+            "schedule.val_interval": int(epochs),
             **entries,
         },
     )
-    trained = run.train(config, folder, device="cpu")
+    trained = run.train(config, folder, device="cpu", resume_from="auto")
     row: dict[str, Any] = {
         "variant": name,
         "label": label,
         "seed": seed,
         "epochs": epochs,
+        "precision": precision,
         "optimizer_steps": trained["optimizer_steps"],
     }
     for split in SPLITS:
