@@ -94,7 +94,11 @@ class GeneralRefer(VPDRefer):
 
         Sentences' padding is kept from the regions; of features it is not known.
         """
-        words = None if isinstance(text, Tensor) else self.backbone.token_mask(text)
+        words = None
+        if not isinstance(text, Tensor):
+            if self.ignore_sentence:
+                text = ["object"] * len(text)
+            words = self.backbone.token_mask(text)
         features = self._text(text)
         joined = self.pyramid(latent, features, picture_index).joined()
         found: GRESOutput = self.head(joined, features, words)

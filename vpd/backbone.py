@@ -55,6 +55,7 @@ class DiffusionBackbone(nn.Module):
         text_adapter: bool = True,
         latent_scale: float = 1.0,
         checkpointing: bool = False,
+        compiled: bool = False,
         lora_rank: int = 16,
     ) -> None:
         super().__init__()
@@ -72,6 +73,7 @@ class DiffusionBackbone(nn.Module):
             "text_adapter": text_adapter,
             "latent_scale": latent_scale,
             "checkpointing": checkpointing,
+            "compiled": compiled,
             "lora_rank": lora_rank,
         }
         self.source = components.source
@@ -100,6 +102,7 @@ class DiffusionBackbone(nn.Module):
             map_gradient=map_gradient,
             kernel=attention_kernel,
             checkpointing=checkpointing,
+            compiled=compiled,
         )
         self._set_unet_mode(lora_rank)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -62,6 +64,8 @@ class UNetFeatures:
         map_gradient: let the loss reach the UNet through the maps (published code: it does not).
         kernel: `sdpa`, `xformers` or `eager`, for every layer that forms no map.
         checkpointing: recompute blocks in the backward pass instead of keeping activations.
+        compiled: let torch.compile make one kernel graph of each kind of block. Blocks of one shape
+            share it, so that a whole UNet is ready in the time of a few; the first passes wait.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class UNetFeatures:
         map_gradient: bool = False,
         kernel: str = "sdpa",
         checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         if len(unet.up_blocks) != len(STRIDES):
             raise ConfigError(f"the UNet has {len(unet.up_blocks)} levels; {len(STRIDES)} needed")
@@ -92,6 +97,10 @@ class UNetFeatures:
                 if not layers:
                     raise ConfigError(f"level {level} of the UNet has no cross-attention to read")
                 self.map_layers[level] = attention.install_maps(layers, map_gradient)
+        if compiled:
+            for module in unet.modules():
+                if isinstance(module, ResnetBlock2D | BasicTransformerBlock):
+                    module.compile()
 
     @property
     def channels(self) -> tuple[int, ...]:

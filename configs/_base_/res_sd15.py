@@ -12,7 +12,8 @@ model = dict(
         map_gradient=False,
         text_adapter=True,
         latent_scale=1.0,
-        checkpointing=False,
+        checkpointing=False,  # recompute activations: less memory, more time
+        compiled=False,  # torch.compile by blocks: the first steps wait for it
         lora_rank=16,
     ),
     head=dict(type="VPDDecoder"),

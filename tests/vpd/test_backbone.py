@@ -220,3 +220,27 @@ def test_timestep_changes_features():
             for t in (1, 500)
         )
     assert not torch.allclose(one.features[0], other.features[0], atol=1e-3)
+
+
+def test_compiled_blocks_give_the_same_features_and_maps(monkeypatch):
+    """Traced as torch.compile traces, without its code generator, which takes minutes."""
+    original = torch.nn.Module.compile
+    seen = []
+
+    def traced(module):
+        seen.append(type(module).__name__)
+        original(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    plain, compiled = (
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, compiled=flag).eval()
+        for flag in (False, True)
+    )
+    assert set(seen) == {"ResnetBlock2D", "BasicTransformerBlock"}
+    latent = torch.randn(1, 8, 8, 8)
+    text = plain.encode_text(["a dog", "left"])
+    index = torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        one, two = (model(latent, text, index).joined() for model in (plain, compiled))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
