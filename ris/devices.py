@@ -40,6 +40,6 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise OptionError(f"dtype {dtype!r} is not used here; choose {', '.join(DTYPES)}")
     return chosen

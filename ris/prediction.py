@@ -50,7 +50,8 @@ class Prediction:
         if self.attention is None or self.tokens is None:
             return []
         found: list[tuple[str, np.ndarray]] = []
-        text, maps = "", []
+        maps: list[np.ndarray] = []
+        text = ""
         for piece, one in zip(self.tokens[index], self.attention[index], strict=True):
             special = piece.startswith("<|") and piece.endswith("|>")
             if not special:
@@ -58,10 +59,10 @@ class Prediction:
                 maps.append(one)
             # A sentence that was cut can end within a word.
             if maps and (special or piece.endswith(WORD_END)):
-                found.append((text, np.mean(maps, axis=0, dtype=np.float32)))
+                found.append((text, np.stack(maps).mean(axis=0)))
                 text, maps = "", []
         if maps:
-            found.append((text, np.mean(maps, axis=0, dtype=np.float32)))
+            found.append((text, np.stack(maps).mean(axis=0)))
         return found
 
 
