@@ -1,4 +1,4 @@
-"""The `ris` command: train, test, predict, sheet, score, tokens, convert, shapes."""
+"""The `ris` command; what it can do is listed in `ris.commands`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ris.commands import convert, predict, score, shapes, sheet, test, tokens, train
+from ris.commands import (
+    convert,
+    doctor,
+    predict,
+    score,
+    shapes,
+    sheet,
+    test,
+    tokens,
+    train,
+    zoo,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -18,4 +29,6 @@ COMMANDS: dict[str, ModuleType] = {
     "tokens": tokens,
     "convert": convert,
     "shapes": shapes,
+    "doctor": doctor,
+    "zoo": zoo,
 }
