@@ -131,6 +131,19 @@ def test_a_package_that_does_not_load_hides_nothing_else(cache, tmp_path, capsys
     assert "sd21" in text
 
 
+def test_without_torch_the_doctor_still_looks(repo, tmp_path):
+    import subprocess
+
+    code = (
+        "import sys; sys.modules['torch'] = None; from ris.cli import main; "
+        f"raise SystemExit(main(['doctor', '--refer_data_root', {str(tmp_path)!r}]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "torch" in run.stdout
+    assert "refcocog" in run.stdout
+
+
 def test_the_commands_help_does_not_wait_for_torch(repo):
     import subprocess
 
