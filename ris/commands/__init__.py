@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from ris.commands import (
+    compare,
     convert,
     doctor,
     predict,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "sheet": sheet,
     "score": score,
+    "compare": compare,
     "tokens": tokens,
     "convert": convert,
     "shapes": shapes,
