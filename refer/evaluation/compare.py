@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refer.evaluation.protocol import EvaluationError, ResProtocol
 from refer.evaluation.records import RecordFile
-from refer.evaluation.scores import UNKNOWN, ItemRecord, score
+from refer.evaluation.scores import UNKNOWN, ItemRecord, iou, score
 
 Floats = NDArray[np.float64]
 CHUNK = 250  # resamples drawn together: bounds the memory at CHUNK x P numbers
@@ -116,13 +116,6 @@ def compare(
     return Comparison(
         tuple(differences), _changes(one, two, a.protocol), len(pictures), resamples, confidence
     )
-
-
-def iou(record: ItemRecord, protocol: ResProtocol) -> float | None:
-    """IoU of an item in [0, 1]; None where the protocol leaves it out."""
-    if record.union:
-        return record.intersection / record.union
-    return {"zero": 0.0, "one": 1.0, "skip": None}[protocol.empty_union]
 
 
 def _paired(a: RecordFile, b: RecordFile) -> tuple[list[ItemRecord], list[ItemRecord]]:

@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             findings = look()
         except (ImportError, OSError) as error:  # a package that is missing or does not load
-            findings = [doctor.Finding("(cannot look)", False, str(error), "mend the versions")]
+            cure = "mend the versions above, then run ris doctor again"
+            findings = [doctor.Finding("(cannot look)", False, str(error), cure)]
         everything += findings
         print(f"{title}\n{listed(findings)}")
     bad = [finding.name for finding in everything if finding.ok is False]

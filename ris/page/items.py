@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from refer import REFER
 from refer.evaluation import ItemRecord, ResProtocol
-from refer.evaluation.compare import iou
+from refer.evaluation.scores import iou
 from ris.errors import CheckpointError
 
 # Upper ends, included.
