@@ -51,6 +51,7 @@ def fetch_picture(
 
 def _fetch(url: str, limit: int, timeout: float, whole: float) -> bytes:
     import requests
+    import urllib3
 
     if not urlsplit(url).hostname:
         raise MissingDataError(f"{url} names no server; want https://server/picture.jpg")
@@ -59,7 +60,8 @@ def _fetch(url: str, limit: int, timeout: float, whole: float) -> bytes:
     try:
         with requests.get(url, stream=True, timeout=timeout) as answer:
             answer.raise_for_status()
-            for chunk in answer.iter_content(CHUNK):
+            # What has come so far, not whole chunks: these can be waited for without end.
+            while chunk := answer.raw.read1(CHUNK, decode_content=True):
                 content += chunk
                 if len(content) > limit:
                     raise PictureError(
@@ -71,7 +73,7 @@ def _fetch(url: str, limit: int, timeout: float, whole: float) -> bytes:
                         f"{url} took longer than {whole:g} s; download it yourself and give the "
                         "file"
                     )
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingDataError(
             f"{url} cannot be fetched: {reason}; check the address and the connection, or "

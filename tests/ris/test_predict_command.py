@@ -101,7 +101,7 @@ def test_places_that_cannot_be_used(weights, pictures, tmp_path, capsys, monkeyp
     assert "does not exist" in refused(tmp_path / "absent.png")
     (tmp_path / "file").touch()
     assert "is a file" in refused(pictures, "--out", str(tmp_path / "file"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     arguments = ["predict", str(pictures / "b.png"), "dog", "--weights", "nobody/nothing"]
     assert main(arguments) == 2
     assert "hf auth login" in capsys.readouterr().err
