@@ -93,7 +93,7 @@ def test_addresses_that_give_no_picture_say_why(predictor, server):
         assert server + path in str(caught.value)
     with pytest.raises(PictureError, match="larger than"):
         download.fetch_picture(f"{server}/big", limit=1000)
-    with pytest.raises(MissingDataError, match="^http[^ ]+ took longer"):
+    with pytest.raises(MissingDataError, match=r"^http[^ ]+ took longer"):
         download.fetch_picture(f"{server}/drip", whole=0.3)
     with pytest.raises(MissingDataError, match="check the address"):
         download.fetch_picture("http://127.0.0.1:9/a.png", timeout=1)
