@@ -9,10 +9,12 @@ from ris.version import __version__
 if TYPE_CHECKING:
     from ris.checkpoints import load, save
     from ris.models import VPDRefer
+    from ris.prediction import Prediction
     from ris.predictor import Predictor
     from ris.released import load_released, save_released
 
 __all__ = [
+    "Prediction",
     "Predictor",
     "VPDRefer",
     "__version__",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Prediction": "ris.prediction",
     "Predictor": "ris.predictor",
     "VPDRefer": "ris.models",
     "load": "ris.checkpoints",

@@ -1,4 +1,4 @@
-"""The `ris` command: train, test, predict, sheet, score, tokens, convert, shapes."""
+"""The `ris` command; what it can do is listed in `ris.commands`."""
 
 from __future__ import annotations
 
@@ -35,21 +35,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Errors of use print one line and give exit code 2; Ctrl-C gives 130; training
     that a signal stopped after saving its state gives 75: run the same command again."""
     arguments = parser().parse_args(argv)
-    from refer.errors import ReferError
-    from vpd.errors import VPDError
-
     try:
         arguments.run(arguments)
     except Stopped as stopped:
         print(f"ris {arguments.command}: {stopped}", file=sys.stderr)
         return EXIT_RESUMABLE
-    except (RISError, ReferError, VPDError) as error:
-        print(f"ris {arguments.command}: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"ris {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _of_use(error):
+            raise
+        print(f"ris {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _of_use(error: Exception) -> bool:
+    """Whether it is one of the errors that say what to do. Their packages are looked up only now:
+    `ris doctor` must run where torch, which they import, does not."""
+    if isinstance(error, RISError):
+        return True
+    try:
+        from refer.errors import ReferError
+        from vpd.errors import VPDError
+    except ImportError:
+        return False
+    return isinstance(error, (ReferError, VPDError))
 
 
 if __name__ == "__main__":

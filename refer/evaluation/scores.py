@@ -44,6 +44,13 @@ class ItemRecord(NamedTuple):
         return None
 
 
+def iou(record: ItemRecord, protocol: ResProtocol) -> float | None:
+    """IoU of an item in [0, 1]; None where the protocol leaves it out of P@X and mIoU."""
+    if record.union:
+        return record.intersection / record.union
+    return {"zero": 0.0, "one": 1.0, "skip": None}[protocol.empty_union]
+
+
 def score(records: Iterable[ItemRecord], protocol: ResProtocol) -> dict[str, Any]:
     """Scores of the records as they are, in percent: P@X for each threshold, oIoU, mIoU.
 

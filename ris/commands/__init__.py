@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ris.commands import convert, predict, score, shapes, sheet, test, tokens, train
+from ris.commands import (
+    compare,
+    convert,
+    doctor,
+    predict,
+    score,
+    shapes,
+    sheet,
+    test,
+    tokens,
+    train,
+    zoo,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -15,7 +27,10 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "sheet": sheet,
     "score": score,
+    "compare": compare,
     "tokens": tokens,
     "convert": convert,
     "shapes": shapes,
+    "doctor": doctor,
+    "zoo": zoo,
 }

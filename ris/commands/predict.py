@@ -1,20 +1,36 @@
-"""Segment expressions in a picture and draw them: ris predict PICTURE "the left giraffe" ..."""
+"""Segment expressions in pictures and draw them: ris predict PICTURE "the left giraffe" ..."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ris.prediction import Prediction
+    from ris.predictor import Predictor
+
+DEFAULT_OUT, DEFAULT_FOLDER = "overlay.png", "predictions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("picture", help="picture file")
+    parser.add_argument("picture", help="picture file or address (https://...); or a folder, or a "
+                        "glob in quotes, of many")  # fmt: skip
     parser.add_argument("expressions", nargs="+", help="one or more referring expressions")
-    parser.add_argument("--weights", required=True, help="checkpoint folder or released .pth")
-    parser.add_argument("--out", default="overlay.png", help="overlay PNG (default: %(default)s)")
+    parser.add_argument("--weights", required=True,
+                        help="checkpoint folder, Hub id of one, or released .pth")  # fmt: skip
+    parser.add_argument("--out", help=f"overlay PNG (default: {DEFAULT_OUT}); of many pictures, "
+                        f"the folder for everything (default: {DEFAULT_FOLDER}/)")  # fmt: skip
     parser.add_argument("--masks", help="folder for one black and white PNG per expression")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument(
+        "--json", help="folder for <picture>.json: scores, boxes, masks as COCO RLE"
+    )
+    parser.add_argument("--attention", action="store_true",
+                        help="also draw where each word looked: <out>_attention.png")  # fmt: skip
+    parser.add_argument("--device", help="auto, cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 "
+                        "(default: float32 on the CPU, bfloat16 on CUDA)")  # fmt: skip
     parser.add_argument("--sd", help="Stable Diffusion weights, where the checkpoint's own source "
                         "is not reachable")  # fmt: skip
     parser.add_argument("--text", help="CLIP text encoder for a released .pth")
@@ -23,18 +39,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import numpy as np
-    from PIL import Image
-
     from refer.pictures import open_picture
-    from ris.errors import OptionError
-    from ris.predictor import Predictor
-    from ris.visual import overlay
+    from ris.commands.listing import many_pictures
+    from ris.download import is_url
 
     # What costs nothing to check comes before the weights are read.
-    open_picture(arguments.picture, orient="exif")
+    pictures = None if is_url(arguments.picture) else many_pictures(arguments.picture)
+    if pictures is None and not is_url(arguments.picture):
+        open_picture(arguments.picture, orient="exif")
     _check_expressions(arguments.expressions)
-    folder = Path(arguments.weights).is_dir()
+    if pictures is not None:
+        _run_many(arguments, pictures)
+        return
+    predictor = _predictor(arguments)
+    out = Path(arguments.out or DEFAULT_OUT)
+    found = _predict(arguments, predictor, arguments.picture)
+    stem = Path(arguments.picture.split("?")[0]).stem
+    _write(predictor, found, out, stem, arguments.masks, arguments.json, arguments.picture)
+    for index, expression in enumerate(found.expressions):
+        print(f"{expression!r}: {_said(predictor, found, index)}")
+    print(f"overlay: {out}")
+
+
+def _run_many(arguments: argparse.Namespace, pictures: list[Path]) -> None:
+    """Every picture; a broken one is named and the others are done."""
+    from refer.errors import PictureError, ReferError
+    from ris.commands.listing import stems
+    from ris.errors import OptionError
+
+    folder = Path(arguments.out or DEFAULT_FOLDER)
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"--out {folder} is a file; name a folder for {len(pictures)} pictures")
+    masks, json = arguments.masks or folder, arguments.json or folder
+    predictor = _predictor(arguments)
+    broken: list[str] = []
+    for picture, stem in zip(pictures, stems(pictures), strict=True):
+        try:
+            found = _predict(arguments, predictor, picture)
+        except ReferError as error:
+            print(f"ris predict: {error}", file=sys.stderr)
+            broken.append(picture.name)
+            continue
+        _write(predictor, found, folder / f"{stem}_overlay.png", stem, masks, json, str(picture))
+        for index, expression in enumerate(found.expressions):
+            print(f"{picture.name}, {expression!r}: {_said(predictor, found, index)}")
+    print(f"{len(pictures) - len(broken)} of {len(pictures)} pictures: {folder}")
+    if broken:
+        raise PictureError(
+            f"{len(broken)} of {len(pictures)} pictures could not be read: {', '.join(broken)}; "
+            "the others are done"
+        )
+
+
+def _predict(
+    arguments: argparse.Namespace, predictor: Predictor, picture: str | Path
+) -> Prediction:
+    predictor.set_image(picture)
+    return predictor.predict(arguments.expressions, attention=arguments.attention)
+
+
+def _predictor(arguments: argparse.Namespace) -> Predictor:
+    from ris.errors import OptionError
+    from ris.hub import is_hub_id
+    from ris.predictor import Predictor
+
+    folder = Path(arguments.weights).is_dir() or is_hub_id(arguments.weights)
     if arguments.text and folder:
         raise OptionError("--text is for a released .pth; a checkpoint folder knows its CLIP")
     if arguments.sd and not folder:
@@ -44,32 +113,47 @@ def run(arguments: argparse.Namespace) -> None:
         extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
     elif arguments.sd:
         extra = {"weights_source": arguments.sd}
-    predictor = Predictor.from_pretrained(
-        arguments.weights, device=arguments.device, token_length=arguments.token_length, **extra
+    return Predictor.from_pretrained(
+        arguments.weights,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        token_length=arguments.token_length,
+        **extra,
     )
-    predictor.set_image(arguments.picture)
-    found = predictor.predict(arguments.expressions)
+
+
+def _write(
+    predictor: Predictor,
+    found: Prediction,
+    out: Path,
+    stem: str,
+    masks: str | Path | None,
+    json: str | Path | None,
+    name: str,
+) -> None:
+    from ris.engine.report import write_json
+    from ris.saving import described, draw_overlay, save_masks, save_png
+    from ris.word_maps import word_sheet
+
     assert predictor.picture is not None
-    labels = found.expressions
-    if found.no_target is not None:
-        labels = [
-            f"{text} (nothing here)" if nothing > 0.5 else text
-            for text, nothing in zip(labels, found.no_target, strict=True)
-        ]
-    drawn = overlay(np.asarray(predictor.picture), list(found.masks), labels)
-    _write(drawn, Path(arguments.out))
-    for index, expression in enumerate(found.expressions):
-        said = f"{100 * found.masks[index].mean():.1f} % of the picture, "
-        said += f"score {found.scores[index]:.2f}"
-        if found.no_target is not None and found.no_target[index] > 0.5:
-            said = f"nothing here matches ({100 * found.no_target[index]:.0f} % sure)"
-        if found.truncated[index]:
-            said += f"  (cut to {predictor.model.backbone.token_length} tokens)"
-        print(f"{expression!r}: {said}")
-        if arguments.masks:
-            mask = Image.fromarray(found.masks[index].astype(np.uint8) * 255)
-            _write(mask, Path(arguments.masks) / f"{Path(arguments.picture).stem}_{index}.png")
-    print(f"overlay: {arguments.out}")
+    save_png(draw_overlay(predictor.picture, found), out)
+    if masks is not None:
+        save_masks(found, Path(masks), stem)
+    if json is not None:
+        write_json(Path(json) / f"{stem}.json", described(found, name))
+    if found.attention is not None:
+        sheet = out.with_name(f"{out.stem.removesuffix('_overlay')}_attention.png")
+        save_png(word_sheet(predictor.picture, found), sheet)
+
+
+def _said(predictor: Predictor, found: Prediction, index: int) -> str:
+    said = f"{100 * found.masks[index].mean():.1f} % of the picture, "
+    said += f"score {found.scores[index]:.2f}"
+    if found.no_target is not None and found.no_target[index] > 0.5:
+        said = f"nothing here matches ({100 * found.no_target[index]:.0f} % sure)"
+    if found.truncated[index]:
+        said += f"  (cut to {predictor.model.backbone.token_length} tokens)"
+    return said
 
 
 def _check_expressions(expressions: list[str]) -> None:
@@ -78,13 +162,3 @@ def _check_expressions(expressions: list[str]) -> None:
     for index, expression in enumerate(expressions):
         if not expression.strip():
             raise TextError(f"expression {index + 1} of {len(expressions)} is empty")
-
-
-def _write(picture: object, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        picture.save(beside, format="PNG")  # type: ignore[attr-defined]
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

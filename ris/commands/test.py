@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         ".pth that is not Stable Diffusion 1.x's 8")  # fmt: skip
     parser.add_argument("--keep-masks", action="store_true",
                         help="keep predicted masks in the records, to rescore them")  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="also write report_<split>.html: "
+                        "table, plots, best and worst in one page (keeps masks)")  # fmt: skip
     names = [
         "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
         "--overlap", "--workers", "--weights", "--attention", "--sentence_batch", "--model_id",
@@ -36,6 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
     from ris.engine.run import evaluate
     from ris.errors import OptionError
 
+    if arguments.report and config.task != "res":
+        raise OptionError(
+            f"--report is for task res, not {config.task}: its result files hold counts only"
+        )
     checkpoint = Path(arguments.checkpoint)
     work_dir = arguments.logdir or (
         f"work_dirs/test/{checkpoint.stem}_{config.data.dataset}_{arguments.split}"
@@ -51,13 +57,30 @@ def run(arguments: argparse.Namespace) -> None:
         trained_at = read_config(checkpoint)["info"].get("image_size")
         if trained_at and "data.image_size" not in options.overrides(arguments):
             config.data.image_size = trained_at
-    evaluate(
+    result = evaluate(
         config,
         str(checkpoint),
         Path(work_dir),
         split=arguments.split,
         device=arguments.device,
-        keep_masks=arguments.keep_masks,
+        keep_masks=arguments.keep_masks or arguments.report,
         load_options=extra,
     )
     print(f"scores and protocol: {work_dir}/metrics.json")
+    if arguments.report:
+        _report(config, Path(work_dir), arguments.split, result)
+
+
+def _report(config: Any, work_dir: Path, split: str, result: dict[str, Any]) -> None:
+    from mmengine.dist import is_main_process
+
+    from ris.engine.data import open_refer
+    from ris.page import write
+
+    if not is_main_process():
+        return
+    data = config.to_dict()["data"]
+    page = work_dir / f"report_{split}.html"
+    records = work_dir / f"records_{split}.jsonl"
+    write(page, records, result, open_refer(data)[0], data["text_field"])
+    print(f"report: {page}")

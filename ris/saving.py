@@ -1,0 +1,68 @@
+"""Predictions as files: overlays, masks, COCO run lengths. Each is written beside and renamed.
+
+Shapes: S expressions, H W pixels of the picture.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from ris.prediction import Prediction
+from ris.visual import overlay
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    try:
+        picture.save(beside, format="PNG")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_masks(found: Prediction, folder: Path, stem: str) -> None:
+    """One black and white PNG an expression: `<stem>_<index>.png`."""
+    for index, mask in enumerate(found.masks):
+        save_png(Image.fromarray(mask.astype(np.uint8) * 255), folder / f"{stem}_{index}.png")
+
+
+def draw_overlay(picture: Image.Image, found: Prediction) -> Image.Image:
+    """All masks on the picture; the legend says where nothing was found to match."""
+    labels = found.expressions
+    if found.no_target is not None:
+        labels = [
+            f"{text} (nothing here)" if nothing > 0.5 else text
+            for text, nothing in zip(labels, found.no_target, strict=True)
+        ]
+    return overlay(np.asarray(picture), list(found.masks), labels)
+
+
+def described(found: Prediction, name: str) -> dict[str, Any]:
+    """JSON values of a prediction: the picture's `name`, size, and for each of the S expressions
+    score, box (xyxy in pixels, None where empty), area in pixels, and the mask as COCO RLE
+    {'size': [H, W], 'counts': str}, which pycocotools decodes."""
+    height, width = found.masks.shape[1:]
+    rles = coco.encode(np.asfortranarray(found.masks.transpose(1, 2, 0), dtype=np.uint8))
+    answers: list[dict[str, Any]] = []
+    for index, rle in enumerate(rles):
+        box = found.boxes[index]
+        answer = {
+            "expression": found.expressions[index],
+            "score": float(found.scores[index]),
+            "box": None if np.isnan(box).any() else box.tolist(),
+            "area": int(found.masks[index].sum()),
+            "truncated": found.truncated[index],
+            "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+        }
+        if found.no_target is not None:
+            answer["no_target"] = float(found.no_target[index])
+        answers.append(answer)
+    return {"picture": name, "height": height, "width": width, "answers": answers}
