@@ -242,5 +242,6 @@ def test_compiled_blocks_give_the_same_features_and_maps(monkeypatch):
     index = torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
         one, two = (model(latent, text, index).joined() for model in (plain, compiled))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+    for a, b in zip(one, two, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max()
     assert plain.state_dict().keys() == compiled.state_dict().keys()
