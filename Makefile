@@ -1,11 +1,12 @@
 # make demo   train, evaluate and look at a segmenter on generated data, nothing downloaded
 # make test   the tests; make check adds lint, types and the layer laws
+# make docs   the documentation site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick check lock clean
+.PHONY: demo test quick check docs lock clean
 
 # The exact torch pin comes first: an unpinned one would bring several GB of CUDA packages.
 $(STAMP): requirements.txt pyproject.toml
@@ -30,8 +31,15 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The extra is installed here alone: neither training nor tests want it. Constraints keep it from
+# moving a tested version.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    -c requirements.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lock: $(STAMP)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.txt
 
 clean:
-	rm -rf work_dirs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf work_dirs site .pytest_cache .mypy_cache .ruff_cache

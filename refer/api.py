@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class REFER:
     """The refs, sentences, annotations, pictures and categories of a data set, and their indexes.
 
-    Reads `<data_root>/<dataset>/refs(<splitBy>).p` and `instances.json` beside it. `splitBy` may be
-    any whose file is there; None takes the data set's default ('unc', RefCOCOg: 'umd').
+    Reads `<data_root>/<dataset>/refs(<splitBy>).p`, or the `.json` where there is no pickle, and
+    `instances.json` beside it. `splitBy` may be any whose file is there; None takes the data set's
+    default ('unc', RefCOCOg: 'umd').
     `image_root` names the folder with the pictures when they lie in none of the usual places.
 
     Attributes, as in the classic API: `ROOT_DIR`, `DATA_DIR`, `IMAGE_DIR` (str), `data` (dict with

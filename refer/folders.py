@@ -10,18 +10,19 @@ from refer.errors import DataFileError, MissingDataError, UnknownNameError
 
 
 def ref_file(row: DataSet, data_root: Path, split_by: str) -> Path:
-    """Path of `refs(<split_by>).p`, any splitBy whose file is there.
+    """Path of `refs(<split_by>).p`, else of the `.json`; any splitBy whose file is there.
 
     Raises MissingDataError for a published splitBy (or a whole data set) that is not on disk, and
     UnknownNameError for any other; both list what there is.
     """
     folder = data_root / row.name
     path = folder / f"refs({split_by}).p"
-    if path.is_file():
-        return path
+    for candidate in (path, path.with_suffix(".json")):
+        if candidate.is_file():
+            return candidate
     if not folder.is_dir():
         raise MissingDataError(f"no folder {folder}; {row.cure}")
-    found = sorted(file.name[len("refs(") : -len(").p")] for file in folder.glob("refs(*).p"))
+    found = split_bys(folder)
     listing = f"splitBy there: {', '.join(found) or 'none'}"
     if split_by in row.splits:
         raise MissingDataError(f"no ref file {path} ({listing}); {row.cure}")
@@ -29,6 +30,12 @@ def ref_file(row: DataSet, data_root: Path, split_by: str) -> Path:
         f"{row.name} has no splitBy {split_by!r} in {folder} ({listing}; "
         f"published: {', '.join(row.splits)})"
     )
+
+
+def split_bys(folder: Path) -> list[str]:
+    """Every splitBy whose ref file lies in a data set's folder, sorted."""
+    files = [*folder.glob("refs(*).p"), *folder.glob("refs(*).json")]
+    return sorted({file.stem[len("refs(") : -len(")")] for file in files})
 
 
 class PictureFolders:

@@ -1,4 +1,7 @@
-"""`refs(<splitBy>).p`: a pickled list of refs, read without running anything it may carry."""
+"""`refs(<splitBy>).p`: a pickled list of refs, read without running anything it may carry.
+
+The same list may lie there as `refs(<splitBy>).json`, which no program can hide in.
+"""
 
 from __future__ import annotations
 
@@ -48,18 +51,18 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_refs(path: str | os.PathLike[str]) -> list[Ref]:
-    """Read the refs of a REFER pickle, in file order.
+    """Read the refs of a REFER pickle, or of JSON by its suffix, in file order.
 
     Each ref has at least `ref_id`, `ann_id`, `category_id`, `image_id`, `split` and `sentences`;
     each sentence at least `sent_id`, `sent` and `tokens`. Equal tokens share one string object.
 
     Raises MissingDataError when there is no such file; DataFileError, naming the file and the ref,
-    when it is truncated, is no pickle, asks for a global (nothing of it is run), or holds something
-    else than refs.
+    when it is truncated, is no pickle (or no JSON), asks for a global (nothing of it is run), or
+    holds something else than refs.
     """
     path = Path(path)
     with paused_gc():
-        refs = _unpickle(path)
+        refs = _read_json(path) if path.suffix == ".json" else _unpickle(path)
         if not isinstance(refs, list):
             raise DataFileError(f"{path}: holds a {type(refs).__name__}, want a list of refs")
         _check(refs, path)
@@ -67,6 +70,17 @@ def load_refs(path: str | os.PathLike[str]) -> list[Ref]:
             for sentence in ref["sentences"]:
                 sentence["tokens"] = list(map(intern, sentence["tokens"]))
     return refs
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingDataError(f"no ref file at {path}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataFileError(
+            f"{path}: not JSON: {error}; write it again with tools/prepare_data.py --to-json"
+        ) from error
 
 
 def _unpickle(path: Path) -> Any:

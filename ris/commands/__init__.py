@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from ris.commands import (
+    app,
     compare,
     convert,
     doctor,
@@ -25,6 +26,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "test": test,
     "predict": predict,
+    "app": app,
     "sheet": sheet,
     "score": score,
     "compare": compare,
