@@ -66,6 +66,22 @@ def open_annotated(path: str | Path, height: int, width: int) -> Image.Image:
     )
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of the stored pixels, from the file's head; the pixels are not read.
+
+    Raises MissingDataError and PictureError, as `open_picture`.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return picture.size
+    except FileNotFoundError:
+        raise MissingDataError(
+            f"picture {path} does not exist; check the path or the image root"
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{path} cannot be read: {error}; fetch it again") from error
+
+
 def _load(path: Path) -> Image.Image:
     """The decoded first frame, in its own mode and orientation."""
     if not path.exists():

@@ -1,6 +1,7 @@
 """Items to batches.
 
-Shapes: B items of `RefDataset`; P pictures with R refs and S sentences in all; H W pixels.
+Shapes: B items of `RefDataset`; P pictures with R refs and S sentences in all, or with C captions
+and S phrases in all; H W pixels.
 """
 
 from __future__ import annotations
@@ -67,6 +68,37 @@ def collate_pictures(items: Sequence[Item]) -> Batch:
     if all("boxes" in item for item in items):
         batch["boxes"] = _joined(items, "boxes")
     return batch
+
+
+def collate_phrases(items: Sequence[Item]) -> Batch:
+    """P items of `PhraseDataset` to one batch, a dict of
+
+    image              uint8 [P, 3, H, W]
+    captions           C strings
+    picture_index      int64 [C], which of the P pictures a caption is of
+    caption_of_phrase  int64 [S], which of the C captions
+    spans              int64 [S, 2]
+    boxes              float32 [S, 4]
+    truth, types, keys                      lists of S, as in the items
+    ids                                     C strings
+    image_ids, file_names, original_sizes   lists of P
+    """
+    counts = [len(item["captions"]) for item in items]
+    before = [sum(counts[:place]) for place in range(len(counts))]
+    return {
+        "image": torch.stack([item["image"] for item in items]),
+        "captions": _joined(items, "captions"),
+        "picture_index": torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts)),
+        "caption_of_phrase": torch.cat(
+            [item["caption_of_phrase"] + start for item, start in zip(items, before, strict=True)]
+        ),
+        "spans": torch.cat([item["spans"] for item in items]),
+        "boxes": torch.cat([item["boxes"] for item in items]),
+        **{name: _joined(items, name) for name in ("truth", "types", "keys", "ids")},
+        "image_ids": [item["image_id"] for item in items],
+        "file_names": [item["file_name"] for item in items],
+        "original_sizes": [item["original_size"] for item in items],
+    }
 
 
 def _joined(items: Sequence[Item], name: str) -> list[Any]:

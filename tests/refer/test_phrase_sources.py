@@ -1,0 +1,425 @@
+"""REFER, RefShapes, Visual Genome, ReferItGame and RefTR's lists on their way to common records."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refer import REFER
+from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
+from refer.grefer import G_REFER
+from refer.readers.phrases import load_phrases, save_phrases
+from refer.readers.refer_phrases import corners, evaluation_pictures, refer_phrases
+from refer.readers.referit import referit_phrases
+from refer.readers.reftr_lists import load_list, picture_sizes, reftr_phrases
+from refer.readers.shapes_phrases import shapes_phrases
+from refer.readers.visual_genome import vg_phrases
+from refer.shapes import generate
+
+# REFER.
+
+
+def test_every_sentence_of_refer_becomes_a_record(write_refer, records):
+    refs = [records.ref(0, 100, 1, "train"), records.ref(3, 103, 3, "testB")]
+    refs[1]["sentences"][1]["sent"] = " "
+    annotations = [
+        records.ann(100, 1, bbox=[1.9, 2.9, 4.2, 2.2]),
+        records.ann(103, 3, bbox=[-1, 2, 40, 2]),
+    ]
+    refer = REFER(write_refer(refs=refs, annotations=annotations))
+    notes: Counter[str] = Counter()
+    found = list(refer_phrases(refer, notes=notes))
+    assert [record.id for record in found] == [
+        "refcoco(unc)/0/0",
+        "refcoco(unc)/0/1",
+        "refcoco(unc)/3/6",
+    ]
+    assert [record.caption for record in found] == ["thing 0", "the left thing 0", "thing 3"]
+    assert found[0].phrases[0].boxes == ((1.9, 2.9, 1.9 + 4.2, 2.9 + 2.2),)
+    assert found[2].phrases[0].boxes == ((0, 2, 12, 4),)
+    assert {record.split for record in refer_phrases(refer, "test")} == {"testB"}
+    assert next(refer_phrases(refer, "train", "raw")).caption == "Thing 0"
+    assert notes == {"boxes cut at an edge": 1, "empty sentences left out": 1,
+                     "empty boxes dropped": 0}  # fmt: skip
+
+
+def test_refs_file_names_are_not_pictures(write_refer):
+    """`ref['file_name']` names no file; the picture's record does."""
+    (record, *_) = refer_phrases(REFER(write_refer()))
+    assert record.file_name == "COCO_train2014_000000000001.jpg"
+
+
+def test_whole_number_boxes_only_when_asked_for():
+    """RefTR cuts COCO's floats before it adds the width: here 1.8 pixels of a corner go."""
+    assert corners([1.9, 2.9, 4.9, 2.2]) == (1.9, 2.9, 1.9 + 4.9, 2.9 + 2.2)
+    assert corners([1.9, 2.9, 4.9, 2.2], "int") == (1, 2, 5, 4)
+
+
+def test_scored_pictures_leave_the_train_split_alone_if_asked(write_refer, records):
+    """RefCOCOg's train split by Google holds pictures that the umd split tests on."""
+    refs = [records.ref(i, 100 + i, 1 + i % 3, split) for i, split in
+            enumerate(("train", "train", "train", "val"))]  # fmt: skip
+    refer = REFER(write_refer("refcocog", "google", refs=refs), "refcocog", "google")
+    notes: Counter[str] = Counter()
+    found = list(refer_phrases(refer, exclude={2, 1}, notes=notes))
+    assert [(record.split, record.image_id) for record in found[::2]] == [("train", 3), ("val", 1)]
+    assert notes["train refs left out by COCO id"] == 2
+
+
+def test_options_and_generalized_data_are_refused(write_refer, tmp_path):
+    refer = REFER(write_refer())
+    for more in ({"text_field": "tokens"}, {"box_values": "round"}, {"split": "dev"}):
+        with pytest.raises(UnknownNameError):
+            list(refer_phrases(refer, **more))
+    generate(tmp_path / "g", train=1, val=1, test_a=1, test_b=1, size=64, workers=1, extras=True,
+             progress=False)  # fmt: skip
+    with pytest.raises(UnknownNameError, match="scored by GREC"):
+        list(refer_phrases(G_REFER(tmp_path / "g", "grefshapes")))
+
+
+def test_real_sentences(shared):
+    """Boxes and sentences of refer_mini against the official val lists, which others prepared."""
+    root, lists = shared / "data/refer_mini", shared / "data/refcoco_eval"
+    if not root.is_dir() or not lists.is_dir():
+        pytest.skip(f"no {root} or {lists}")
+    for dataset, split_by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        rows = json.loads(gzip.decompress((lists / f"{dataset}_val.json.gz").read_bytes()))
+        official = {
+            (int(row["img_id"].split("_")[2]), tuple(np.round(row["bbox"], 2)), row["sents"])
+            for row in rows
+        }
+        found = list(refer_phrases(REFER(root, dataset, split_by), "val"))
+        ours = set()
+        for record in found:
+            ((x1, y1, x2, y2),) = record.phrases[0].boxes
+            box = tuple(np.round([x1, y1, x2 - x1, y2 - y1], 2))
+            ours.add((record.image_id, box, record.caption))
+        assert {one[:2] for one in ours} <= {one[:2] for one in official}
+        # The other lists write "t - shirt" in one sentence.
+        assert len(found) > 20
+        assert len(ours - official) <= 1
+
+
+# RefShapes.
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    generate(root, train=6, val=4, test_a=2, test_b=2, size=(64, 96), workers=1, extras=True,
+             progress=False)  # fmt: skip
+    return root / "refshapes"
+
+
+def test_refshapes(shapes, tmp_path):
+    found = list(shapes_phrases(shapes))
+    raw = json.loads((shapes / "phrases.json").read_text())
+    assert len(found) == len(raw) == 14
+    for record, entry in zip(found, raw, strict=True):
+        assert (record.width, record.height, record.split) == (96, 64, entry["split"])
+        assert [record.text(p) for p in record.phrases] == [p["phrase"] for p in entry["phrases"]]
+        assert [[list(b) for b in p.boxes] for p in record.phrases] == [
+            p["boxes"] for p in entry["phrases"]
+        ]
+    save_phrases(tmp_path / "p", found, {})
+    assert load_phrases(tmp_path / "p").records == found
+
+
+def test_refshapes_files_that_do_not_belong_together(shapes, tmp_path):
+    raw = json.loads((shapes / "phrases.json").read_text())
+    instances = (shapes / "instances.json").read_text()
+    (tmp_path / "phrases.json").write_text(json.dumps(raw))
+    with pytest.raises(MissingDataError, match="--extras"):
+        list(shapes_phrases(tmp_path))
+    (tmp_path / "instances.json").write_text('{"images": []}')
+    with pytest.raises(DataFileError, match="is not in instances"):
+        list(shapes_phrases(tmp_path))
+    (tmp_path / "instances.json").write_text(instances)
+    raw[0]["phrases"][0]["start"] += 1
+    (tmp_path / "phrases.json").write_text(json.dumps(raw))
+    with pytest.raises(DataFileError, match="is not at"):
+        list(shapes_phrases(tmp_path))
+
+
+# Visual Genome.
+
+
+def vg(folder: Path, coco: list[int | None], **region: Any) -> Path:
+    """One picture of 60 x 40 for each COCO id, ids from 1 on, with three regions each."""
+    images = [
+        {"image_id": i, "url": f"https://x.edu/rak248/VG_100K{'_2' * (i % 2)}/{i}.jpg",
+         "width": 60, "height": 40, "coco_id": coco_id, "flickr_id": 1000 + i}
+        for i, coco_id in enumerate(coco, start=1)
+    ]  # fmt: skip
+    base = {"x": 1, "y": 2, "width": 30, "height": 20, "phrase": "a thing"}
+    entries = [
+        {"id": image["image_id"], "regions": [
+            {**base, "region_id": 10 * image["image_id"], "image_id": image["image_id"], **region},
+            {**base, "region_id": 10 * image["image_id"] + 1, "x": -4, "width": 90},
+            {**base, "region_id": 10 * image["image_id"] + 2, "height": 0},
+        ]}
+        for image in images
+    ]  # fmt: skip
+    (folder / "image_data.json").write_text(json.dumps(images))
+    (folder / "region_descriptions.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_regions(tmp_path):
+    notes: Counter[str] = Counter()
+    found = list(vg_phrases(vg(tmp_path, [None, 77], phrase=" red shade "), (), notes=notes))
+    assert [(record.id, record.file_name) for record in found] == [
+        ("vg/1/10", "VG_100K_2/1.jpg"), ("vg/1/11", "VG_100K_2/1.jpg"),
+        ("vg/2/20", "VG_100K/2.jpg"), ("vg/2/21", "VG_100K/2.jpg"),
+    ]  # fmt: skip
+    assert found[0].caption == found[0].text(found[0].phrases[0]) == "red shade"
+    assert [record.phrases[0].boxes for record in found[:2]] == [
+        ((1, 2, 31, 22),),
+        ((0, 2, 60, 22),),
+    ]
+    assert notes == {"boxes cut at an edge": 2, "empty regions left out": 2}
+    assert {record.file_name for record in vg_phrases(tmp_path, (), flat=True)} == {
+        "1.jpg",
+        "2.jpg",
+    }
+
+
+def test_no_picture_leaks_from_refcoco_val_and_test(tmp_path, write_refer, records):
+    """Pictures 2 and 3 are of testA and val; 1 is trained on, 5 is of no RefCOCO, None of no COCO.
+    Picture 4 is of train in one split of RefCOCOg and of val in the other: out it goes."""
+    one = REFER(write_refer(refs=[
+        records.ref(0, 100, 1, "train"), records.ref(1, 101, 2, "testA"),
+        records.ref(2, 102, 3, "val"), records.ref(3, 103, 4, "train"),
+    ]))  # fmt: skip
+    two = REFER(write_refer("refcocog", "umd", refs=[records.ref(0, 100, 4, "val")]), "refcocog",
+                "umd")  # fmt: skip
+    banned = evaluation_pictures([one, two])
+    assert banned == {2, 3, 4}
+    (tmp_path / "vg").mkdir()
+    notes: Counter[str] = Counter()
+    found = list(vg_phrases(vg(tmp_path / "vg", [5, None, 3, 1, 4, 2]), banned, notes=notes))
+    assert {record.image_id for record in found} == {1, 2, 4}
+    assert notes["pictures left out by COCO id"] == 3
+    image_data = json.loads((tmp_path / "vg/image_data.json").read_text())
+    coco_of = {image["image_id"]: image["coco_id"] for image in image_data}
+    trained_on = {coco_of[record.image_id] for record in found}
+    scored_on = {ref["image_id"] for refer in (one, two) for ref in refer.data["refs"]
+                 if ref["split"] != "train"}  # fmt: skip
+    assert not trained_on & scored_on
+    kept = {r.image_id for r in vg_phrases(tmp_path / "vg", (), exclude_flickr={1001, 1006})}
+    assert kept == {2, 3, 4, 5}
+
+
+def test_forgetting_the_exclusion_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match="exclude_coco"):
+        vg_phrases(tmp_path)  # type: ignore[call-arg]
+
+
+def test_damaged_visual_genome(tmp_path):
+    with pytest.raises(MissingDataError, match=r"visualgenome\.org"):
+        list(vg_phrases(tmp_path, ()))
+    with pytest.raises(DataFileError, match="region 10 of picture 1 says it is of picture 9"):
+        list(vg_phrases(vg(tmp_path, [None], image_id=9), ()))
+    with pytest.raises(DataFileError, match=r"region_descriptions.*Expected `float`.*\.x"):
+        list(vg_phrases(vg(tmp_path, [None], x="1"), ()))
+    (tmp_path / "image_data.json").write_text("[]")
+    with pytest.raises(DataFileError, match="picture 1 is not in image_data"):
+        list(vg_phrases(vg(tmp_path, [None]) and _without_images(tmp_path), ()))
+
+
+def _without_images(folder: Path) -> Path:
+    (folder / "image_data.json").write_text("[]")
+    return folder
+
+
+def test_real_regions(shared, tmp_path):
+    folder = shared / "data/vg_sample"
+    if not folder.is_dir():
+        pytest.skip(f"no Visual Genome sample at {folder}")
+    notes: Counter[str] = Counter()
+    found = list(vg_phrases(folder, (), notes=notes))
+    raw = json.loads((folder / "region_descriptions.json").read_text())
+    left_out = notes["regions without words"] + notes["empty regions left out"]
+    assert len(found) + left_out == sum(len(entry["regions"]) for entry in raw)
+    assert left_out <= 0.01 * len(found)
+    save_phrases(tmp_path / "p", iter(found), {"notes": notes})
+    again = load_phrases(tmp_path / "p")
+    assert again.records == found
+    assert again.header["n_records"] == len(found)
+
+
+# ReferItGame.
+
+
+@pytest.fixture
+def referit(tmp_path: Path) -> Path:
+    contents = {
+        "query_train": {"38_1": ["sky", " "], "38_2": ["left tree", "tree on left"]},
+        "query_test": {"4_1": ["man"]},
+        "bbox": {"38_1": [0, 0, 59, 9], "38_2": [5, 6, 5, 20], "4_1": [1, 2, 99, 8]},
+        "imsize": {"38.jpg": [60, 40], "4.jpg": [50, 50]},
+    }
+    for name, content in contents.items():
+        (tmp_path / f"referit_{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_referit(referit):
+    notes: Counter[str] = Counter()
+    found = list(referit_phrases(referit, ["train", "test"], notes=notes))
+    assert [(r.id, r.split, r.caption, r.file_name) for r in found] == [
+        ("referit/38_1/0", "train", "sky", "38.jpg"),
+        ("referit/38_2/0", "train", "left tree", "38.jpg"),
+        ("referit/38_2/1", "train", "tree on left", "38.jpg"),
+        ("referit/4_1/0", "test", "man", "4.jpg"),
+    ]
+    assert [r.phrases[0].boxes for r in found] == [
+        ((0, 0, 59, 9),), (), (), ((1, 2, 50, 8),),
+    ]  # fmt: skip
+    assert notes == {"boxes cut at an edge": 1, "empty boxes dropped": 1,
+                     "empty expressions left out": 1}  # fmt: skip
+    whole = list(referit_phrases(referit, ["train"], last_pixel=True))
+    assert whole[0].phrases[0].boxes == ((0, 0, 60, 10),)
+    assert whole[1].phrases[0].boxes == ((5, 6, 6, 21),)
+
+
+def test_damaged_referit(referit):
+    with pytest.raises(MissingDataError, match=r"referit_query_val\.json; .*text_objseg"):
+        list(referit_phrases(referit))
+    (referit / "referit_imsize.json").write_text('{"4.jpg": [50, 50]}')
+    with pytest.raises(DataFileError, match=r"region '38_1' wants '38.jpg' of .*imsize"):
+        list(referit_phrases(referit, ["train"]))
+    (referit / "referit_bbox.json").write_text('{"4_1": [1, 2, 3]}')
+    with pytest.raises(DataFileError, match=r"referit_bbox\.json: Expected `array` of length 4"):
+        list(referit_phrases(referit, ["train"]))
+
+
+# RefTR's lists.
+
+SENTENCE = "A man in a hat rides"
+LISTS: dict[str, list[Any]] = {
+    "flickr_multi": [("1.jpg", [0, 9], [[1, 2, 30, 30], [3.7, 4, 9, 9]], ["a man", "a hat"], None,
+                      SENTENCE)],
+    "flickr": [("1.jpg", [1, 2, 30, 30], "a man")],
+    "refcoco": [("COCO_train2014_000000000077.jpg", None, [1.9, 2, 10.9, 30], "a man", [])],
+    "referit": [("1.jpg", None, np.array([1, 2, 30, 30]), "a man", [])],
+    "vg": [("1.jpg", [1, 2, 10, 30], "a man")],
+    "refcoco_mask": [("1.jpg", "1.npy", torch.tensor([1, 2, 30, 30]), "a man")],
+}  # fmt: skip
+
+
+def sizes(name: str) -> tuple[int, int]:
+    return 60, 40
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_every_kind_of_list(tmp_path, kind):
+    torch.save(LISTS[kind], tmp_path / "list_val.pth")
+    (record,) = reftr_phrases(tmp_path / "list_val.pth", kind, "val", sizes)
+    assert (record.id, record.split, record.width) == ("list_val/0", "val", 60)
+    expected = {"refcoco": (1.9, 2, 1.9 + 10.9, 32), "vg": (1, 2, 11, 32)}.get(kind, (1, 2, 30, 30))
+    assert record.phrases[0].boxes == (expected,)
+    assert record.text(record.phrases[0]).lower() == "a man"
+    assert record.image_id == (77 if kind == "refcoco" else "1")
+    if kind == "flickr_multi":
+        assert record.caption == SENTENCE
+        assert record.text(record.phrases[1]) == "a hat"
+
+
+def test_whole_numbers_as_reftr_takes_them(tmp_path):
+    for kind, box in (("refcoco", (1, 2, 11, 32)), ("flickr_multi", (1, 2, 30, 30))):
+        torch.save(LISTS[kind], tmp_path / "l.pth")
+        (record,) = reftr_phrases(tmp_path / "l.pth", kind, "val", sizes, "int")
+        assert record.phrases[0].boxes == (box,)
+        assert record.phrases[-1].boxes[0][0] in (1, 3)  # 3.7 became 3
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numpy_numbers_in_lists(tmp_path, legacy):
+    box = [np.float64(1), np.int64(2), np.float32(30), np.int32(30)]
+    entries = [("1.jpg", box, "a man"), ("1.jpg", np.array([1, 2, 30, 30.0]), "b")]
+    torch.save(entries, tmp_path / "l.pth", _use_new_zipfile_serialization=not legacy)
+    found = list(reftr_phrases(tmp_path / "l.pth", "flickr", "val", sizes))
+    assert [record.phrases[0].boxes for record in found] == [((1, 2, 30, 30),)] * 2
+
+
+class Runs:
+    """Unpickled carelessly, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+def test_hostile_lists_run_nothing(tmp_path):
+    made = tmp_path / "made"
+    torch.save([("1.jpg", Runs(made), "a man")], tmp_path / "l.pth")
+    with pytest.raises(DataFileError, match=r"l\.pth: refused"):
+        load_list(tmp_path / "l.pth")
+    objects = np.empty(1, object)
+    objects[0] = Runs(made)
+    torch.save([("1.jpg", objects, "a man")], tmp_path / "l.pth")
+    with pytest.raises(DataFileError, match=r"l\.pth: (refused|damaged)"):
+        load_list(tmp_path / "l.pth")
+    assert not made.exists()
+
+
+def test_damaged_lists(tmp_path):
+    path = tmp_path / "l.pth"
+    with pytest.raises(MissingDataError, match="no list"):
+        load_list(path)
+    torch.save(LISTS["vg"], path)
+    content = path.read_bytes()
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataFileError, match=r"l\.pth"):
+            load_list(path)
+    torch.save({"a": 1}, path)
+    with pytest.raises(DataFileError, match="holds a dict, want a list"):
+        load_list(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "message"),
+    [
+        ("vg", LISTS["refcoco"][0], "5 values, want 3; is the list of kind 'vg'"),
+        ("referit", ("1.jpg", None, [1, 2, 3], "a", []), r"the box \[1, 2, 3\]"),
+        ("vg", ("1.jpg", [1, 2, float("nan"), 4], "a"), "four numbers"),
+        ("vg", ("1.jpg", [1, 2, 3, 4], 5), "5 where words are expected"),
+        ("vg", 5, "a int, want a tuple"),
+        ("flickr_multi", ("1.jpg", [1], [[1, 2, 3, 4]], ["a man"], 0, SENTENCE),
+         "'a man' is not at character 1"),
+        ("flickr_multi", ("1.jpg", [0], [], ["a man"], 0, SENTENCE), "1 positions, 0 boxes"),
+        ("flickr_multi", ("1.jpg", [None], [[1, 2, 3, 4]], ["a man"], 0, SENTENCE), "NoneType"),
+    ],
+)  # fmt: skip
+def test_bad_entries_are_named(tmp_path, kind, entry, message):
+    torch.save([LISTS[kind][0], entry], tmp_path / "l.pth")
+    with pytest.raises(DataFileError, match=rf"l\.pth: entry 1: .*{message}"):
+        list(reftr_phrases(tmp_path / "l.pth", kind, "val", sizes))
+
+
+def test_sizes_come_from_the_pictures(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    size_of = picture_sizes(tmp_path)
+    assert size_of("a.png") == (60, 40)
+    (tmp_path / "a.png").unlink()
+    assert size_of("a.png") == (60, 40)  # asked once
+    with pytest.raises(MissingDataError, match=r"picture .*c\.png does not exist"):
+        size_of("c.png")
+    with pytest.raises(PictureError, match="cannot be read"):
+        size_of("b.png")
+    with pytest.raises(UnknownNameError, match="want one of flickr_multi, flickr, refcoco"):
+        list(reftr_phrases(tmp_path / "l.pth", "unc", "val", size_of))  # type: ignore[arg-type]
