@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from ris.errors import OptionError
@@ -51,8 +52,11 @@ def build_head(
     else:
         known = ", ".join([*HEADS, "mmseg.<any decode head>"])
         raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
+    # mmsegmentation looks its parts up in the current scope, which a Runner sets to mmengine's.
+    scope = "mmseg" if name.startswith("mmseg.") else None
     try:
-        return build(**arguments)
+        with DefaultScope.overwrite_default_scope(scope):
+            return build(**arguments)
     except OptionError:  # of a decoder within
         raise
     except (TypeError, AssertionError) as error:
