@@ -83,9 +83,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--readme", action="store_true", help="write the table into the docs")
+    parser.add_argument("--no-runs", action="store_true", help="only the table of what there is")
     parser.add_argument("--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="for all runs")
     arguments = parser.parse_args()
-    measure_all(arguments)
+    if not arguments.no_runs:
+        measure_all(arguments)
     text = table(read(arguments.csv), arguments.steps)
     print(text)
     if arguments.readme:
