@@ -30,7 +30,7 @@ BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"))
-    parser.add_argument("--train", type=int, default=3200, help="pictures to train on")
+    parser.add_argument("--train", type=int, default=2000, help="pictures to train on")
     parser.add_argument("--epochs", type=int, help="passes over the refs (default: the config's)")
     parser.add_argument("--blind-epochs", type=int, default=BLIND_EPOCHS)
     parser.add_argument("--seed", type=int, default=0)

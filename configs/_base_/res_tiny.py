@@ -14,4 +14,4 @@ data = dict(
     workers=0,
 )
 optim = dict(lr=2e-3, clip=1.0, warmup=50)
-schedule = dict(epochs=5, batch_size=32, print_freq=20, val_interval=5)
+schedule = dict(epochs=4, batch_size=32, print_freq=20, val_interval=4)
