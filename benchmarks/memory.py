@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from published_way import (
     in_child,
     machine,
     ours,
+    peak_memory,
     published_logits,
     save,
     use_kernel,
@@ -68,7 +68,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     device = arguments.device
     model = build(arguments.size, device).eval()
     model.sentence_batch = arguments.sentences
-    loaded = _memory(device)
+    loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, arguments.sentences, side)
     with autocast(device, arguments.precision):
         if way == "published":
@@ -76,7 +76,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
             published_logits(model, picture.expand(len(asked), -1, -1, -1), asked)
         else:
             ours(model, picture, asked, masks)
-    peak = _memory(device)
+    peak = peak_memory(device)
     return {
         "size": arguments.size,
         "side": side,
@@ -89,13 +89,6 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
         "above_gib": f"{peak - loaded:.2f}",
         "machine": machine(device),
     }
-
-
-def _memory(device: str) -> float:
-    """Peak so far in GiB."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -170,6 +171,13 @@ def _processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def peak_memory(device: str) -> float:
+    """Peak of this process (CPU) or of torch's allocator (CUDA) so far, in GiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def in_child(script: str, arguments: Sequence[str], allocator: str) -> list[dict[str, Any]]:

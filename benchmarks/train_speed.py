@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from published_way import (
     build,
     in_child,
     machine,
+    peak_memory,
     save,
     timed,
     use_kernel,
@@ -93,7 +93,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     settings = {"lr": 5e-5, "weight_decay": 1e-2, "amsgrad": False, "accumulate": 1, "clip": None,
                 "precision": arguments.precision}  # fmt: skip
     wrapper = build_optimizer(model, settings, device)
-    loaded = _memory(device)
+    loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, batch, side)
     image = normalise(picture.to(device)).expand(batch, -1, -1, -1)
     masks = masks.to(device).to(torch.uint8)
@@ -120,17 +120,10 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
         "seconds_max": f"{max(seconds):.4g}",
         "ratio": "",
         "loaded_gib": f"{loaded:.2f}",
-        "peak_gib": f"{_memory(device):.2f}",
+        "peak_gib": f"{peak_memory(device):.2f}",
         "memory_share": "",
         "machine": machine(device),
     }
-
-
-def _memory(device: str) -> float:
-    """Peak so far in GiB."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":
