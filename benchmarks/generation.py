@@ -211,7 +211,8 @@ def into_docs(rows: dict[str, dict[str, float]]) -> None:
         lines.append(f"| {name} | " + " | ".join(f"{values[n]:.1f}" for n in names) + " |")
     before, rest = DOCS.read_text().split(BEGIN)
     table = "\n".join(lines)
-    DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    picture = "![Pictures drawn for captions](generated.png)"
+    DOCS.write_text(f"{before}{BEGIN}\n{table}\n\n{picture}\n{END}{rest.split(END)[1]}")
 
 
 def sheet(pictures: list[Image.Image], prompts: list[str], path: Path, columns: int = 6) -> None:

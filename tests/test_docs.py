@@ -27,6 +27,14 @@ def test_the_menu_has_every_page_and_no_other(repo):
     assert sorted(menu) == sorted(str(p.relative_to(docs)) for p in docs.rglob("*.md"))
 
 
+def test_pictures_of_the_pages_exist(repo):
+    pages = [repo / "README.md", *(repo / "docs").rglob("*.md")]
+    shown = [(page, name) for page in pages
+             for name in re.findall(r"!\[[^]]*\]\(([^):]+)\)", page.read_text())]  # fmt: skip
+    assert shown
+    assert not [f"{page}: {name}" for page, name in shown if not (page.parent / name).is_file()]
+
+
 def test_modules_and_snippets_exist(repo):
     readme = (repo / "README.md").read_text()
     for page in (repo / "docs").rglob("*.md"):
