@@ -40,6 +40,7 @@ WAYS = {
     "published": {"unet_mode": "finetune", "attention_kernel": "eager", "checkpointing": True},
     "finetune": {"unet_mode": "finetune"},
     "finetune, checkpointing": {"unet_mode": "finetune", "checkpointing": True},
+    "finetune, in backward": {"unet_mode": "finetune"},
     "finetune, checkpointing, in backward": {"unet_mode": "finetune", "checkpointing": True},
     "frozen": {"unet_mode": "frozen"},
     "frozen, checkpointing": {"unet_mode": "frozen", "checkpointing": True},

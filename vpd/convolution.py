@@ -35,7 +35,8 @@ class _Derived:
         self.value: Any = None
 
     def of(self, weight: Tensor, make: Any) -> Any:
-        key = (weight.data_ptr(), weight._version)
+        # Tensors made in inference mode count no changes; nor are they trained.
+        key = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
         if self.key != key:
             with torch.no_grad():
                 self.value = make(weight.detach())
