@@ -62,11 +62,13 @@ def task_of(config: Config) -> Task:
         task = TASKS[config.task]
     except KeyError:
         raise OptionError(f"task {config.task!r} is unknown; choose {', '.join(TASKS)}") from None
-    for name in parts_of(config.data.dataset):
+    grounding = config.task in _GROUNDING
+    parts = parts_of(config.data.dataset)
+    for name in parts if grounding else parts[:1]:
         fitting = DATASETS[name].tasks
-        if config.task in _GROUNDING and "rec" in fitting:
-            continue  # an expression is a caption that is one phrase
-        if config.task not in fitting:
+        # An expression is a caption that is one phrase, so the two take one another's sets.
+        fits = not set(fitting).isdisjoint(_GROUNDING) if grounding else config.task in fitting
+        if not fits:
             raise OptionError(f"{name} is for task {' or '.join(fitting)}, not {config.task}")
     return task
 
