@@ -212,7 +212,7 @@ _GROUND = Task(
     _ground_described,
     # As published, the boxes decide, also where there are masks.
     lambda config: "Acc@0.5" if _with_boxes(config) else "oIoU",
-    ("Acc@", "box_mIoU", "R@", "oIoU", "mIoU", "P@"),
+    ("Acc@", "box_mIoU", "oIoU", "mIoU", "P@"),
     phrase_data.open_phrases,
     phrase_data.train_phrases,
     phrase_data.val_phrases,

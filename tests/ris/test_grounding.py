@@ -20,7 +20,7 @@ from vpd.text import clean, clip_tokenizer, token_spans
 CHANNELS = (12, 20, 20, 16)
 REFTR = {"type": "RefTRHead", "width": 32, "heads": 4, "feedforward": 32, "dropout": 0.0,
          "encoder_layers": 1, "decoder_layers": 2}  # fmt: skip
-PIXELS = {"type": "PhrasePixelHead", "channels": 16, "word_channels": 8, "edge_channels": 8}
+PIXELS = {"type": "PhrasePixelHead", "channels": 16, "word_channels": 8, "width": 8}
 CAPTION = "a red circle, two blue squares and a star"
 SPANS = [(0, 12), (14, 30), (35, 41)]
 
