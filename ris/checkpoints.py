@@ -33,6 +33,7 @@ SYSTEMS: dict[str, type[VPDRefer]] = {
     "GeneralRefer": GeneralRefer,
     "GroundRefer": GroundRefer,
 }
+_PRETRAINED = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
 DEFAULT_TEXT = "openai/clip-vit-large-patch14"
 
 
@@ -160,7 +161,8 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
     it stays as it is built (a mask head, say, that the stage before had not). Returns in words what
     was taken and what was not.
 
-    Raises CheckpointError if shapes differ, or no weight of the head is met.
+    Raises CheckpointError if shapes differ, if no weight of the head is met, or if the frozen
+    weights that are not in the folder are others here.
     """
     described = read_config(path)
     state = files.tensors(files.load(Path(path) / "model.safetensors"))
@@ -183,6 +185,13 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
         raise CheckpointError(
             f"{path} ({described['head']}) cannot begin this run ({model.head_config}): {what}; "
             "give both stages the same head settings, answers apart"
+        )
+    elsewhere = {n: own[n] for n in own if n.startswith(_PRETRAINED) and n not in state}
+    frozen = described.get("frozen")
+    if frozen and fingerprint(elsewhere) != frozen["fingerprint"]:
+        raise CheckpointError(
+            f"{path} was trained on the frozen weights of {frozen['source']}; this run's, of "
+            f"{model.backbone.source}, are others; give both stages the same --weights"
         )
     model.load_state_dict({name: state[name] for name in met}, strict=False)
     fresh = [name for name, _ in model.named_parameters() if name.startswith("head.")]
@@ -231,11 +240,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def frozen_names(model: VPDRefer) -> set[str]:
     """Weights of the text-to-image model that no optimizer step changes."""
-    parts = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
     return {
         name
         for name, value in model.named_parameters(remove_duplicate=True)
-        if name.startswith(parts) and not value.requires_grad
+        if name.startswith(_PRETRAINED) and not value.requires_grad
     }
 
 

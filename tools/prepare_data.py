@@ -25,7 +25,6 @@ from refer.catalog import DATASETS, DataSet
 from refer.errors import ReferError
 from refer.readers.convert import refs_to_json
 
-
 REFS = [row.name for row in DATASETS.values() if row.phrases is None]  # they have ref files
 
 

@@ -51,7 +51,10 @@ def train_phrases(_: Any, settings: dict[str, Any], device: str) -> DataLoader[A
 
 def val_phrases(_: Any, split: str, settings: dict[str, Any], device: str) -> DataLoader[Any]:
     """Pictures with all their captions, each on one rank only; of `data.val_dataset`, if given."""
-    name = settings["data"].get("val_dataset") or settings["data"]["dataset"]
+    data = settings["data"]
+    if data["eval_sentences"] != "all":
+        raise OptionError("grounding scores all sentences; leave data.eval_sentences at 'all'")
+    name = data.get("val_dataset") or data["dataset"]
     dataset = _dataset(settings, name, split, "picture")
     return one_by_one(dataset, settings, device, collate_phrases)
 
@@ -117,8 +120,11 @@ def _of_refer(
             )
 
     records, folders = [], {}
+    paths: dict[int | str, Path] = {}
     for record in found():
-        path = refer.image_path(record.image_id)
+        path = paths.get(record.image_id)
+        if path is None:
+            path = paths[record.image_id] = refer.image_path(record.image_id)
         folders[record.source] = path.parent
         records.append(msgspec.structs.replace(record, file_name=path.name))
     return records, folders
