@@ -35,7 +35,8 @@ class DataSet:
     files found on disk may be opened too. `image_folders` are relative to the data root, in the
     order in which they are tried. `token_length` counts CLIP tokens and follows VPD's recipe.
     `general`: a ref may have several targets or none, and `G_REFER` reads it. `folder`: where its
-    ref files lie below the data root, if not in one of its name.
+    ref files lie below the data root, if not in one of its name. `phrases`: the set is one of
+    captions with phrases and boxes, in this file below the data root.
     """
 
     name: str
@@ -47,6 +48,14 @@ class DataSet:
     cure: str = field(repr=False)
     general: bool = False
     folder: str | None = None
+    phrases: str | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks it can be trained and scored for, the usual one first."""
+        if self.phrases is not None:
+            return ("phrase", "rec")
+        return ("gres", "grec") if self.general else ("res", "rec")
 
     @property
     def coco_pictures(self) -> bool:
@@ -68,6 +77,23 @@ def _published(
         f"<data root>/{name}/ holds instances.json and the refs(<splitBy>).p files"
     )
     return DataSet(name, splits, default, token_length, folders, source, cure)
+
+
+def _phrases(
+    name: str,
+    token_length: int,
+    splits: tuple[str, ...],
+    folders: tuple[str, ...],
+    source: str,
+    conversion: str,
+) -> DataSet:
+    """A row for captions with phrases in the common format."""
+    file = f"phrases/{name}.jsonl"
+    command = conversion.replace("OUT", f"<data root>/{file}")
+    cure = f"convert it with: python tools/phrases_convert.py {command}"
+    return DataSet(
+        name, {"": splits}, "", token_length, folders, source, cure, folder="phrases", phrases=file
+    )
 
 
 _UNC = ("train", "val", "testA", "testB", "test")
@@ -130,6 +156,41 @@ DATASETS: dict[str, DataSet] = {
             image_folders=("images/refshapes",),
             image_source="the generated pictures",
             cure="generate it with: python -m refer.shapes <data root>",
+        ),
+        DataSet(
+            name="phraseshapes",
+            splits={"": ("train", "val", "testA", "testB")},
+            default_split_by="",
+            token_length=40,
+            image_folders=("images/refshapes",),
+            image_source="the generated pictures",
+            cure="generate it with: python -m refer.shapes <data root> --extras",
+            folder="refshapes",
+            phrases="refshapes/phrases.json",
+        ),
+        _phrases(
+            "flickr30k",
+            77,
+            ("train", "val", "test"),
+            ("flickr30k-images", "flickr30k/f30k_images", "flickr30k_images"),
+            "the Flickr30k pictures",
+            "flickr30k <folder of Flickr30k Entities> OUT",
+        ),
+        _phrases(
+            "referit",
+            40,
+            ("train", "val", "trainval", "test"),
+            (*_IAPR_FOLDERS, "referit/images"),
+            "the IAPR TC-12 pictures",
+            "referit <folder with the referit_*.json files> OUT",
+        ),
+        _phrases(
+            "vg",
+            40,
+            ("train",),
+            ("visualgenome", "vg"),
+            "the folders VG_100K and VG_100K_2 of Visual Genome",
+            "vg <folder of Visual Genome> OUT --exclude <data root>",
         ),
     )
 }

@@ -5,6 +5,7 @@ Shapes: H W pixels, N parts of one segmentation. Layers are [H, W, N], as pycoco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -39,6 +40,22 @@ def decode(
     that does not fit the picture, or that is none; UnknownNameError for another `overlap`.
     """
     return combine(layers(segmentation, height, width, where), overlap)
+
+
+def encoded(
+    segmentations: Sequence[Any],
+    height: int,
+    width: int,
+    overlap: Literal["union", "drop"] = "union",
+    where: str = "segmentation",
+) -> str:
+    """The objects of several segmentations as one mask: counts of a compressed COCO RLE.
+
+    `overlap` is about the parts of each; objects are united. Raises DataFileError as `decode` does.
+    """
+    masks = [decode(one, height, width, overlap, where) for one in segmentations]
+    whole = np.asfortranarray(np.any(masks, axis=0), dtype=np.uint8)
+    return str(coco.encode(whole)["counts"].decode())
 
 
 def layers(segmentation: Any, height: int, width: int, where: str = "segmentation") -> U8:

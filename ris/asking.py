@@ -71,24 +71,32 @@ class Asker:
                 self._predictor.set_image(picture)
                 self._hash = digest
             found = self._predictor.predict(expressions)
-        nothing = [False] * len(expressions)
+        phrases = found.expressions  # of a caption with [phrases] there are several
+        nothing = [False] * len(phrases)
         if found.no_target is not None:
             nothing = [bool(share > 0.5) for share in found.no_target]
         labels = [
             f"{text} (nothing here)" if none else text
-            for text, none in zip(expressions, nothing, strict=True)
+            for text, none in zip(phrases, nothing, strict=True)
         ]
         rows = [self._row(found, index, none) for index, none in enumerate(nothing)]
-        return Answer(overlay(np.asarray(picture), list(found.masks), labels), rows)
+        masks = list(found.masks) if found.has_masks else [None] * len(labels)
+        boxes = list(found.boxes) if found.has_boxes else []
+        return Answer(overlay(np.asarray(picture), masks, labels, boxes=boxes), rows)
 
     def _row(self, found: Any, index: int, nothing: bool) -> list[str]:
         if nothing:
             said, score = "nothing here", f"{100 * found.no_target[index]:.0f} % sure"
+        elif not found.has_masks:
+            said, score = "", ""
         elif not found.masks[index].any():
             said, score = "no pixel found", ""
         else:
             said = f"{100 * found.masks[index].mean():.1f} % of the picture"
             score = f"{found.scores[index]:.2f}"
+        if found.has_boxes:
+            box = "box " + ", ".join(f"{side:.0f}" for side in found.boxes[index])
+            said = f"{box}; {said}" if said else box
         if found.truncated[index]:
             said += ", asked with its end cut off"
         return [found.expressions[index], said, score]

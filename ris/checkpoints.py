@@ -21,13 +21,19 @@ from torch import Tensor
 
 from ris.errors import CheckpointError
 from ris.general import GeneralRefer
+from ris.grounding import GroundRefer
 from ris.models import VPDRefer
 from ris.released import load_released
 from vpd import DiffusionBackbone, files, weights
 from vpd.zoo import ZOO
 
 FORMAT = "vpd-ris 1"
-SYSTEMS: dict[str, type[VPDRefer]] = {"VPDRefer": VPDRefer, "GeneralRefer": GeneralRefer}
+SYSTEMS: dict[str, type[VPDRefer]] = {
+    "VPDRefer": VPDRefer,
+    "GeneralRefer": GeneralRefer,
+    "GroundRefer": GroundRefer,
+}
+_PRETRAINED = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
 DEFAULT_TEXT = "openai/clip-vit-large-patch14"
 
 
@@ -150,6 +156,58 @@ def load(
     return model.eval()
 
 
+def start_from(model: VPDRefer, path: str | Path) -> str:
+    """Give `model` the weights of the checkpoint folder of an earlier stage, by name; the rest of
+    it stays as it is built (a mask head, say, that the stage before had not). Returns in words what
+    was taken and what was not.
+
+    Raises CheckpointError if shapes differ, if no weight of the head is met, or if the frozen
+    weights that are not in the folder are others here.
+    """
+    described = read_config(path)
+    state = files.tensors(files.load(Path(path) / "model.safetensors"))
+    own = model.state_dict()
+    met = [name for name in state if name in own]
+    differing = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in met
+        if state[name].shape != own[name].shape
+    ]
+    length = described["backbone"]["options"]["token_length"]
+    if length != model.backbone.token_length:
+        raise CheckpointError(
+            f"{path} was trained with token_length {length}, this run has "
+            f"{model.backbone.token_length}; the maps of every token are input channels of the "
+            f"head, so all stages need one length: pass --token_length {length}"
+        )
+    if differing or not any(name.startswith("head.") for name in met):
+        what = f"other shapes: {', '.join(differing[:5])}" if differing else "no weight of the head"
+        raise CheckpointError(
+            f"{path} ({described['head']}) cannot begin this run ({model.head_config}): {what}; "
+            "give both stages the same head settings, answers apart"
+        )
+    elsewhere = {n: own[n] for n in own if n.startswith(_PRETRAINED) and n not in state}
+    frozen = described.get("frozen")
+    if frozen and fingerprint(elsewhere) != frozen["fingerprint"]:
+        raise CheckpointError(
+            f"{path} was trained on the frozen weights of {frozen['source']}; this run's, of "
+            f"{model.backbone.source}, are others; give both stages the same --weights"
+        )
+    model.load_state_dict({name: state[name] for name in met}, strict=False)
+    fresh = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    fresh = [name for name in fresh if name not in state]
+    left = [name for name in state if name not in own]
+    return (
+        f"{len(met)} tensors taken; {len(fresh)} of the head begin anew"
+        f"{f' ({_some(fresh)})' if fresh else ''}; {len(left)} not used"
+        f"{f' ({_some(left)})' if left else ''}"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if names[3:] else "")
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of a folder written by `save`. Raises CheckpointError if it is none."""
     file = Path(path) / "config.json"
@@ -182,11 +240,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def frozen_names(model: VPDRefer) -> set[str]:
     """Weights of the text-to-image model that no optimizer step changes."""
-    parts = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
     return {
         name
         for name, value in model.named_parameters(remove_duplicate=True)
-        if name.startswith(parts) and not value.requires_grad
+        if name.startswith(_PRETRAINED) and not value.requires_grad
     }
 
 

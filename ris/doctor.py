@@ -111,6 +111,11 @@ def data_sets(root: Path) -> list[Finding]:
 
 
 def _data_set(row: DataSet, root: Path) -> Finding:
+    if row.phrases is not None:
+        file = root / row.phrases
+        if not file.is_file():
+            return Finding(row.name, None, f"no file {file}", row.cure)
+        return _pictures(row, root, str(file))
     folder = root / (row.folder or row.name)
     stem = "grefs" if row.general else "refs"
     split_by = sorted(
@@ -124,7 +129,10 @@ def _data_set(row: DataSet, root: Path) -> Finding:
         what = "no refs file" if folder.is_dir() and not split_by else "no instances.json"
         seen = f"{what} in {folder}" if folder.is_dir() else f"no folder {folder}"
         return Finding(row.name, None, seen, row.cure)
-    seen = f"{folder}, splitBy {', '.join(split_by)}"
+    return _pictures(row, root, f"{folder}, splitBy {', '.join(split_by)}")
+
+
+def _pictures(row: DataSet, root: Path, seen: str) -> Finding:
     pictures = [root / place for place in row.image_folders]
     there = next((place for place in pictures if _holds_files(place)), None)
     if there is None:

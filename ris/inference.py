@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ris.errors import OptionError
 from ris.general import GeneralRefer
+from ris.ground_inference import ground_pictures
+from ris.grounding import GroundRefer
 from ris.models import VPDRefer
 from ris.prediction import Prediction, tight_boxes
 from vpd import FeaturePyramid, text
@@ -45,6 +47,13 @@ def segment(
 
     Raises OptionError if the model forms no attention maps; vpd.TextError for an empty expression.
     """
+    if isinstance(model, GroundRefer):
+        if attention:
+            raise OptionError(
+                "attention is for segmenters; a grounding model reads a caption once for all of "
+                "its phrases; leave attention out"
+            )
+        return ground_pictures(model, latents, sizes, expressions, square, dtype)
     backbone = model.backbone
     if attention and not backbone.features.map_layers:
         raise OptionError(

@@ -78,7 +78,7 @@ class VPDRefer(BaseModel):
         self.ignore_sentence = ignore_sentence
         self.test_dtype = torch.float32
         self.latent_cache_bytes = latent_cache_mb * 2**20
-        self._latents: OrderedDict[int, Tensor] = OrderedDict()
+        self._latents: OrderedDict[int | str, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
         self._latents_on_disk: TensorCache | None = None
         if cache_dir is not None:
@@ -220,13 +220,13 @@ class VPDRefer(BaseModel):
     def _cached_latent(
         self,
         image: Tensor,
-        image_id: Sequence[int] | None,
+        image_id: Sequence[int] | Sequence[str] | None,
         content: Sequence[bytes] | None = None,
     ) -> Tensor:
         on_disk = self._disk(image) if content is not None else None
         if image_id is None or not (self.latent_cache_bytes or on_disk is not None):
             return self.backbone.encode_image(image)
-        ids = [int(i) for i in image_id]
+        ids = [i if isinstance(i, str) else int(i) for i in image_id]
         found = {i: self._latents[i] for i in ids if i in self._latents}
         # One row for every picture not seen before, however often it stands in the batch.
         fresh = {i: row for row, i in enumerate(ids) if i not in found}

@@ -30,6 +30,11 @@ class Prediction:
         is squashed to, so h = w = 32 for 512; T maps at the picture's size would take gigabytes.
     tokens: beside `attention`, the T tokens of each expression as CLIP's pieces (`</w>` ends a
         word), the begin token first, the end token and the padding last.
+    has_masks: False of models that answer with boxes alone: masks are then empty, scores NaN.
+    has_boxes: the boxes were predicted as such, not read off the masks, and cut at the picture's
+        edges.
+    captions, spans: of grounding models, which also take "[a circle] next to [a square]": for each
+        answer the caption it was asked in, and the characters [start, end) that are its phrase.
     """
 
     expressions: list[str]
@@ -41,6 +46,10 @@ class Prediction:
     no_target: np.ndarray | None = None
     attention: np.ndarray | None = None
     tokens: list[list[str]] | None = None
+    has_masks: bool = True
+    has_boxes: bool = False
+    captions: list[str] | None = None
+    spans: list[tuple[int, int]] | None = None
 
     def words(self, index: int) -> list[tuple[str, np.ndarray]]:
         """(word, float32 [h, w]) of expression `index`: the mean map of the word's pieces.

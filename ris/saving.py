@@ -29,8 +29,8 @@ def save_png(picture: Image.Image, path: Path) -> None:
 
 
 def save_masks(found: Prediction, folder: Path, stem: str) -> None:
-    """One black and white PNG an expression: `<stem>_<index>.png`."""
-    for index, mask in enumerate(found.masks):
+    """One black and white PNG an expression: `<stem>_<index>.png`; none of boxes alone."""
+    for index, mask in enumerate(found.masks if found.has_masks else ()):
         save_png(Image.fromarray(mask.astype(np.uint8) * 255), folder / f"{stem}_{index}.png")
 
 
@@ -42,13 +42,19 @@ def draw_overlay(picture: Image.Image, found: Prediction) -> Image.Image:
             f"{text} (nothing here)" if nothing > 0.5 else text
             for text, nothing in zip(labels, found.no_target, strict=True)
         ]
-    return overlay(np.asarray(picture), list(found.masks), labels)
+    return overlay(
+        np.asarray(picture),
+        list(found.masks) if found.has_masks else [None] * len(labels),
+        labels,
+        boxes=list(found.boxes) if found.has_boxes else [],
+    )
 
 
 def described(found: Prediction, name: str) -> dict[str, Any]:
     """JSON values of a prediction: the picture's `name`, size, and for each of the S expressions
     score, box (xyxy in pixels, None where empty), area in pixels, and the mask as COCO RLE
-    {'size': [H, W], 'counts': str}, which pycocotools decodes."""
+    {'size': [H, W], 'counts': str}, which pycocotools decodes; score and mask are None of models
+    that answer with boxes alone. Phrases also name their caption and span."""
     height, width = found.masks.shape[1:]
     rles = coco.encode(np.asfortranarray(found.masks.transpose(1, 2, 0), dtype=np.uint8))
     answers: list[dict[str, Any]] = []
@@ -56,12 +62,16 @@ def described(found: Prediction, name: str) -> dict[str, Any]:
         box = found.boxes[index]
         answer = {
             "expression": found.expressions[index],
-            "score": float(found.scores[index]),
+            "score": float(found.scores[index]) if found.has_masks else None,
             "box": None if np.isnan(box).any() else box.tolist(),
             "area": int(found.masks[index].sum()),
             "truncated": found.truncated[index],
-            "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+            "segmentation": {"size": [height, width], "counts": rle["counts"].decode()}
+            if found.has_masks
+            else None,
         }
+        if found.captions is not None and found.spans is not None:
+            answer |= {"caption": found.captions[index], "span": list(found.spans[index])}
         if found.no_target is not None:
             answer["no_target"] = float(found.no_target[index])
         answers.append(answer)

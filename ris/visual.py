@@ -28,41 +28,51 @@ DIM = 0.45  # brightness left outside the masks
 
 def overlay(
     picture: np.ndarray,
-    masks: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
     labels: Sequence[str],
     truths: Sequence[np.ndarray] = (),
+    boxes: Sequence[np.ndarray | None] = (),
+    truth_boxes: Sequence[np.ndarray] = (),
 ) -> Image.Image:
-    """Tint and outline each mask, dim the rest, and write the legend below the picture.
+    """Tint and outline each mask, dim the rest, draw each box, and write the legend below.
 
     Args:
         picture: uint8 [H, W, 3] RGB.
-        masks: bool or {0, 1} [H, W] each.
+        masks: bool or {0, 1} [H, W] each, or None where there is none.
         labels: one expression a mask.
         truths: optional true masks, drawn as white outlines.
+        boxes: optional boxes, xyxy in pixels, one a mask or None, in the masks' colours.
+        truth_boxes: optional true boxes, in white.
 
     Returns:
         RGB picture with the legend below; small pictures are enlarged to about 256 pixels.
     """
     factor = max(1, round(256 / picture.shape[1]))
-    picture, masks, truths = (
-        _enlarged(picture, factor),
-        [_enlarged(mask, factor) for mask in masks],
-        [_enlarged(truth, factor) for truth in truths],
-    )
+    picture = _enlarged(picture, factor)
+    drawn_masks = [None if mask is None else _enlarged(mask, factor) for mask in masks]
     canvas = picture.astype(np.float32)
-    # Dimmed around the masks: no fill colour stands out from every picture.
-    canvas[~np.any([mask.astype(bool) for mask in masks], axis=0)] *= DIM
+    there = [mask.astype(bool) for mask in drawn_masks if mask is not None]
+    if there:
+        # Dimmed around the masks: no fill colour stands out from every picture.
+        canvas[~np.any(there, axis=0)] *= DIM
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
-    for mask, colour in zip(masks, colours, strict=True):
-        inside = mask.astype(bool)
-        canvas[inside] = (1 - ALPHA) * canvas[inside] + ALPHA * np.array(colour)
+    for mask, colour in zip(drawn_masks, colours, strict=True):
+        if mask is not None:
+            inside = mask.astype(bool)
+            canvas[inside] = (1 - ALPHA) * canvas[inside] + ALPHA * np.array(colour)
     # OpenCV draws into row-major memory only.
     drawn = np.ascontiguousarray(canvas.round().clip(0, 255).astype(np.uint8))
     thickness = max(1, round(max(drawn.shape[:2]) / 256))
-    for mask, colour in zip(masks, colours, strict=True):
-        _outline(drawn, mask, colour, thickness)
+    for mask, colour in zip(drawn_masks, colours, strict=True):
+        if mask is not None:
+            _outline(drawn, mask, colour, thickness)
     for truth in truths:
-        _outline(drawn, truth, (255, 255, 255), thickness)
+        _outline(drawn, _enlarged(truth, factor), (255, 255, 255), thickness)
+    for box in truth_boxes:
+        _frame(drawn, box * factor, (255, 255, 255), thickness)
+    for box, colour in zip(boxes, colours, strict=False):
+        if box is not None and not np.isnan(box).any():
+            _frame(drawn, box * factor, colour, 2 * thickness)
     return _with_legend(Image.fromarray(drawn), list(zip(labels, colours, strict=True)))
 
 
@@ -88,6 +98,17 @@ def _outline(
 ) -> None:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, contours, -1, colour, thickness)
+
+
+def _frame(
+    drawn: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int
+) -> None:
+    """A box xyxy, far edges exclusive; sides outside the picture run along its edge."""
+    height, width = drawn.shape[:2]
+    x1, y1, x2, y2 = np.round(box).astype(int)
+    low = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+    high = min(max(x2 - 1, 0), width - 1), min(max(y2 - 1, 0), height - 1)
+    cv2.rectangle(drawn, low, high, colour, thickness)
 
 
 def _with_legend(

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from refer.api import REFER
 from refer.errors import MissingDataError, ReferError
+from refer.options import OverlapRule
 from refer.readers import flickr30k, referit
 from refer.readers.phrases import PhraseRecord, save_phrases
 from refer.readers.refer_phrases import BoxValues, TextField, evaluation_pictures, refer_phrases
@@ -71,7 +72,7 @@ def _records(given: argparse.Namespace, notes: Counter[str]) -> Iterator[PhraseR
         refer = REFER(given.path, given.dataset, given.split_by)
         scored = _coco_scored(given.path) if given.exclude_scored else set()
         options = given.text_field, given.box_values
-        return refer_phrases(refer, given.split, *options, scored, notes)
+        return refer_phrases(refer, given.split, *options, scored, notes, given.masks)
     if given.source == "vg":
         flickr = _flickr_scored(given.exclude_flickr) if given.exclude_flickr else set()
         coco = set() if given.exclude_nothing else _coco_scored(given.exclude)
@@ -81,7 +82,7 @@ def _records(given: argparse.Namespace, notes: Counter[str]) -> Iterator[PhraseR
     if given.source == "reftr":
         size_of = picture_sizes(given.images)
         return reftr_phrases(given.path, given.kind, given.split, size_of, given.box_values, notes)
-    return shapes_phrases(given.path / "refshapes")
+    return shapes_phrases(given.path / "refshapes", masks=given.masks)
 
 
 def _coco_scored(data_root: Path) -> set[int]:
@@ -150,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train on no picture that RefCOCO/+/g under the same root are scored on",
     )
     own.add_argument("--text-field", default="sent", choices=get_args(TextField))
+    own.add_argument(
+        "--masks",
+        choices=get_args(OverlapRule),
+        help="write masks too; pixels under several parts of an outline: the object's (union), or "
+        "the background's (drop, as VPD and LAVT have it)",
+    )
     box_values(own)
     own = source("vg", "folder with region_descriptions.json and image_data.json")
     left_out = own.add_mutually_exclusive_group(required=True)
@@ -170,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--split", required=True, help="the split that the list is of")
     own.add_argument("--images", type=Path, required=True, help="folder with the pictures")
     box_values(own)
-    source("refshapes", "data root of RefShapes, generated with --extras")
+    own = source("refshapes", "data root of RefShapes, generated with --extras")
+    own.add_argument("--masks", action="store_true", help="write masks too")
     return parser
 
 

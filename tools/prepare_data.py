@@ -25,14 +25,16 @@ from refer.catalog import DATASETS, DataSet
 from refer.errors import ReferError
 from refer.readers.convert import refs_to_json
 
+REFS = [row.name for row in DATASETS.values() if row.phrases is None]  # they have ref files
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", type=Path, help="folder with refcoco/, ..., images/")
-    parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), metavar="NAME",
-                        help=f"of {', '.join(DATASETS)}")  # fmt: skip
+    parser.add_argument("--datasets", nargs="+", choices=REFS, metavar="NAME",
+                        help=f"of {', '.join(REFS)}")  # fmt: skip
     parser.add_argument("--image_root", type=Path, help="pictures, if not below the root")
     parser.add_argument("--open-pictures", action="store_true",
                         help="decode every picture and compare its size (slow)")  # fmt: skip
@@ -66,6 +68,8 @@ def main() -> int:
 
 
 def _there(row: DataSet, root: Path) -> bool:
+    if row.phrases is not None:
+        return (root / row.phrases).is_file()
     return (root / (row.folder or row.name)).is_dir()
 
 

@@ -59,6 +59,58 @@ def token_counts(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> list[int
     return [len(ids) for ids in tokenizer([clean(s) for s in sentences])["input_ids"]]
 
 
+def cleaned_span(sentence: str, start: int, end: int) -> tuple[str, int, int]:
+    """The cleaned sentence, and where in it the characters [start, end) of the sentence are.
+
+    Raises TextError for a span that is none, or that cleaning tears apart.
+    """
+    if not 0 <= start < end <= len(sentence) or not sentence[start:end].strip():
+        raise TextError(
+            f"characters {start} to {end} of {sentence!r} hold no words; a phrase is a span "
+            f"[start, end) within its {len(sentence)} characters"
+        )
+    before, inside, after = sentence[:start], sentence[start:end], sentence[end:]
+    whole = clean(before)
+    if whole and (before[-1].isspace() or inside[0].isspace()):
+        whole += " "
+    first, last = len(whole), len(whole) + len(clean(inside))
+    whole += clean(inside)
+    if clean(after) and (inside[-1].isspace() or after[0].isspace()):
+        whole += " "
+    whole += clean(after)
+    if whole == clean(sentence):
+        return whole, first, last
+    # Mending may join what the cut separates (an entity, a broken accent): then by the words.
+    whole, words = clean(sentence), clean(inside)
+    if not words or whole.count(words) != 1:
+        raise TextError(
+            f"the phrase {inside!r} at characters {start} to {end} cannot be told from the rest of "
+            f"{sentence!r} once its characters are mended ({whole!r}); mend the caption in the data"
+        )
+    return whole, whole.index(words), whole.index(words) + len(words)
+
+
+def token_spans(
+    tokenizer: CLIPTokenizer, sentence: str, spans: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """For spans of characters [start, end) of a sentence, the tokens [first, last) that hold any
+    of them. The begin token is token 0; nothing is cut. Raises TextError (see `cleaned_span`)."""
+    encoded = tokenizer(clean(sentence), return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
+    found = []
+    for start, end in spans:
+        _, first, last = cleaned_span(sentence, start, end)
+        # The begin and end tokens have empty offsets and meet no span.
+        met = [n for n, (low, high) in enumerate(offsets) if low < last and high > max(low, first)]
+        if not met:
+            raise TextError(
+                f"no token of {sentence!r} lies at characters {start} to {end} "
+                f"({sentence[start:end]!r}); the tokenizer drops them"
+            )
+        found.append((met[0], met[-1] + 1))
+    return found
+
+
 def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str], token_length: int) -> Tensor:
     """int64 [S, T]: ids cut at, or padded with the end token to, `token_length`.
 

@@ -1,6 +1,7 @@
 # Referring segmentation with Stable Diffusion 1.5: the published recipe of VPD, except that the
 # UNet stays frozen unless model.backbone.unet_mode = 'finetune'.
 task = "res"
+init = None  # a trained system's folder, whose weights training begins with (the stage before)
 model = dict(
     backbone=dict(
         name="sd15",
@@ -53,7 +54,11 @@ optim = dict(
     weight_decay=1e-2,
     amsgrad=False,
     precision="fp32",
-    power=0.9,
+    schedule="poly",  # or 'step' (a tenth from each epoch of lr_drop on), 'cosine'
+    power=0.9,  # of 'poly'
+    lr_drop=(),
+    warmup_epochs=0,  # of 'step' and 'cosine'
+    lr_scale={},  # beginning of parameter names -> factor on lr
     warmup=0,  # steps of linear rise
     clip=None,  # largest gradient norm
     accumulate=1,

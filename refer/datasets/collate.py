@@ -85,7 +85,7 @@ def collate_phrases(items: Sequence[Item]) -> Batch:
     """
     counts = [len(item["captions"]) for item in items]
     before = [sum(counts[:place]) for place in range(len(counts))]
-    return {
+    batch = {
         "image": torch.stack([item["image"] for item in items]),
         "captions": _joined(items, "captions"),
         "picture_index": torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts)),
@@ -99,6 +99,11 @@ def collate_phrases(items: Sequence[Item]) -> Batch:
         "file_names": [item["file_name"] for item in items],
         "original_sizes": [item["original_size"] for item in items],
     }
+    if all("masks" in item for item in items):
+        batch["masks"] = torch.cat([item["masks"] for item in items])
+    if all("content" in item for item in items):
+        batch["content"] = [item["content"] for item in items]
+    return batch
 
 
 def _joined(items: Sequence[Item], name: str) -> list[Any]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from refer import masks as masks_of
 from refer.boxes import hull, to_shares
 from refer.catalog import split_matches
 from refer.datasets.source import Item
@@ -25,7 +26,7 @@ from refer.errors import DataFileError, MissingDataError, PictureError, UnknownN
 from refer.options import check_option
 from refer.pictures import open_annotated
 from refer.readers.phrases import PhraseRecord, load_phrases
-from refer.transforms import as_size, resize_picture
+from refer.transforms import as_size, resize_mask, resize_picture
 
 Group = Literal["caption", "picture"]
 Root = str | os.PathLike[str]
@@ -50,9 +51,12 @@ class PhraseDataset(Dataset[Item]):
                            what is scored
         types              S tuples of str
         keys               S pairs (id, position of the phrase in the record), for the evaluator
+        masks              uint8 [S, H, W] in {0, 1}, with `masks`
+        content            sha256 (bytes) of the resized pixels, with `content`
 
     Args:
-        files: one or more files in the common format, read as one; ids must differ.
+        files: one or more files in the common format, read as one, or records that are at hand; ids
+            must differ.
         image_root: the folder that file names are relative to, or one for each source.
         split: 'train', 'val', ... by the rule of REFER ('test' takes in testA and testB), or
             several, as published recipes train on train and val together.
@@ -63,6 +67,8 @@ class PhraseDataset(Dataset[Item]):
             for worker processes.
         keep_in_memory: keep every resized picture once read, for small sets; each worker process
             has its own.
+        masks: items hold masks; phrases without one are refused.
+        content: items hold the digest by which latents are kept on disk.
 
     There is no limit to the phrases of a caption and nothing is cut or padded: that is up to
     whoever turns words into tokens.
@@ -73,19 +79,24 @@ class PhraseDataset(Dataset[Item]):
 
     def __init__(
         self,
-        files: Root | Sequence[Root],
+        files: Root | Sequence[Root | PhraseRecord],
         image_root: Root | Mapping[str, Root],
         split: str | Sequence[str],
         size: int | Sequence[int] = 512,
         group: Group = "caption",
         transform: Callable[[Item], Item] | None = None,
         keep_in_memory: bool = False,
+        masks: bool = False,
+        content: bool = False,
     ) -> None:
         check_option("group", group, Group)
         self.size, self.transform = as_size(size), transform
         self.splits = (split,) if isinstance(split, str) else tuple(split)
-        paths = [Path(files)] if isinstance(files, str | os.PathLike) else [Path(f) for f in files]
-        self.records = _of_splits(paths, self.splits)
+        self.masks, self.content = masks, content
+        sources = [files] if isinstance(files, str | os.PathLike) else list(files)
+        self.records = _of_splits(sources, self.splits)
+        if masks:
+            _check_masks(self.records)
         self._kept: dict[Path, Tensor] | None = {} if keep_in_memory else None
         self._paths = _picture_paths(self.records, image_root)
         groups: dict[Any, list[PhraseRecord]] = {}
@@ -104,6 +115,19 @@ class PhraseDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    @property
+    def split(self) -> str:
+        """The split, or several joined by '+'."""
+        return "+".join(self.splits)
+
+    @property
+    def pictures(self) -> list[str]:
+        """The path of each item's picture: what items of one picture have in common."""
+        return [str(self._paths[records[0].id]) for records in self._groups]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing here is drawn anew each epoch."""
 
     @property
     def keys(self) -> list[tuple[str, int]]:
@@ -148,6 +172,10 @@ class PhraseDataset(Dataset[Item]):
             "types": [phrase.types for phrase in phrases],
             "keys": [(record.id, position) for _, record, position in asked],
         }
+        if self.masks:
+            item["masks"] = torch.stack([self._mask(record, p) for _, record, p in asked])
+        if self.content:
+            item["content"] = hashlib.sha256(item["image"].numpy().tobytes()).digest()
         return item if self.transform is None else self.transform(item)
 
     def _image(self, record: PhraseRecord) -> Tensor:
@@ -158,6 +186,12 @@ class PhraseDataset(Dataset[Item]):
             self._kept[path] = self._read_image(path, record)
         return self._kept[path]
 
+    def _mask(self, record: PhraseRecord, position: int) -> Tensor:
+        rle = {"size": [record.height, record.width], "counts": record.phrases[position].mask}
+        where = f"record {record.id!r}, phrase {position}"
+        own = masks_of.decode(rle, record.height, record.width, where=where)
+        return torch.from_numpy(resize_mask(own, self.size).copy())
+
     def _read_image(self, path: Path, record: PhraseRecord) -> Tensor:
         try:
             opened = open_annotated(path, record.height, record.width)
@@ -166,29 +200,46 @@ class PhraseDataset(Dataset[Item]):
         return resize_picture(opened, self.size)
 
 
-def _of_splits(paths: Sequence[Path], splits: Sequence[str]) -> list[PhraseRecord]:
+def _of_splits(sources: Sequence[Root | PhraseRecord], splits: Sequence[str]) -> list[PhraseRecord]:
     """The records of these splits that have a phrase with a box. Each split must have some: one
     that no record is labelled with is a mistake, not an empty data set."""
     found: dict[str, PhraseRecord] = {}
     met: set[str] = set()
     labels: dict[str, None] = {}
-    for path in paths:
-        for record in load_phrases(path).records:
+    places: dict[str, None] = {}
+    for source in sources:
+        at_hand = isinstance(source, PhraseRecord)
+        place = source.source if isinstance(source, PhraseRecord) else str(source)
+        places[place] = None
+        own = [source] if isinstance(source, PhraseRecord) else load_phrases(Path(source)).records
+        for record in own:
             labels[record.split] = None
             matched = [split for split in splits if split_matches(split, record.split)]
             if not matched or not record.scored():
                 continue
             if record.id in found:
-                raise DataFileError(f"{path}: record {record.id!r} is in an earlier file already")
+                where = "came before" if at_hand else "is in an earlier file already"
+                raise DataFileError(f"{place}: record {record.id!r} {where}")
             met.update(matched)
             found[record.id] = record
     missing = [split for split in splits if split not in met]
     if missing or not splits:
         raise UnknownNameError(
             f"no phrases with boxes of split {', '.join(map(repr, missing))} in "
-            f"{', '.join(map(str, paths))}; labels there: {', '.join(labels)}"
+            f"{', '.join(places)}; labels there: {', '.join(labels)}"
         )
     return list(found.values())
+
+
+def _check_masks(records: Sequence[PhraseRecord]) -> None:
+    for record in records:
+        for _, position in record.scored():
+            if record.phrases[position].mask is None:
+                raise DataFileError(
+                    f"record {record.id!r}, phrase {position} has no mask; convert with masks "
+                    "(tools/phrases_convert.py refer ... --masks), or train boxes alone "
+                    "(model.head.answers='boxes')"
+                )
 
 
 def _picture_paths(

@@ -16,7 +16,9 @@ Then comes one line a caption (a referring expression is a caption with one phra
      "phrases": [{"start": 0, "end": 8,  caption[start:end], counted in characters (code points)
                   "boxes": [[x1, y1, x2, y2], ...],
                   "types": ["animals"],  may be absent
-                  "chain": "11"}]}       the entity it names, may be absent
+                  "chain": "11",         the entity it names, may be absent
+                  "mask": "PPYo0..."}]}  pixels of all it names, may be absent: the counts of a
+                                         compressed COCO RLE of the picture's height and width
 
 Boxes are in pixels, continuous: x1 < x2, y1 < y2, 0 and the picture's width or height the outermost
 edges. A phrase may have several boxes, or none (a scene, a word that shows nothing): such a phrase
@@ -55,6 +57,7 @@ class Phrase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     boxes: tuple[Box, ...]
     types: tuple[str, ...] = ()
     chain: str | None = None
+    mask: str | None = None
 
 
 class PhraseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

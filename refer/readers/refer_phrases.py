@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from refer.api import REFER
 from refer.errors import DataFileError, UnknownNameError
 from refer.grefer import G_REFER
-from refer.options import check_option
+from refer.masks import encoded
+from refer.options import OverlapRule, check_option
 from refer.readers.phrases import Box, Phrase, PhraseRecord, fit_boxes
 
 BoxValues = Literal["float", "int"]
@@ -33,13 +34,15 @@ def refer_phrases(
     box_values: BoxValues = "float",
     exclude: Collection[int] = (),
     notes: Counter[str] | None = None,
+    masks: OverlapRule | None = None,
 ) -> Iterator[PhraseRecord]:
     """Every sentence of a split (all splits without one) with the box of its ref, in file order.
 
     A record's id is <dataset>(<splitBy>)/<ref_id>/<sent_id>; its split is the label in the file.
     'sent' is the cleaned sentence, 'raw' the one that was typed; blanks around it are cut.
     `exclude` are ids of pictures that no ref of the train split may show, those that another data
-    set is scored on (see `evaluation_pictures`). `notes` counts what was cut or left out.
+    set is scored on (see `evaluation_pictures`). `notes` counts what was cut or left out. `masks`
+    also draws the masks, with pixels under several parts of an outline as it says.
 
     Raises UnknownNameError (options; generalized data, whose sentences may name nothing and are
     scored by GREC) and the errors of REFER.
@@ -60,6 +63,9 @@ def refer_phrases(
         fitted = fit_boxes([box], image["width"], image["height"])
         notes["boxes cut at an edge"] += fitted.clipped
         notes["empty boxes dropped"] += fitted.dropped
+        mask = None
+        if masks is not None:
+            mask = _mask(refer, ref, image["height"], image["width"], masks)
         for sentence in ref["sentences"]:
             if text_field not in sentence:
                 raise DataFileError(
@@ -78,8 +84,17 @@ def refer_phrases(
                 width=image["width"],
                 height=image["height"],
                 caption=text,
-                phrases=(Phrase(0, len(text), fitted.boxes),),
+                phrases=(Phrase(0, len(text), fitted.boxes, mask=mask),),
             )
+
+
+def _mask(refer: REFER, ref: Any, height: int, width: int, overlap: OverlapRule) -> str:
+    where = f"{refer.refs_path}: ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}"
+    try:
+        parts = refer.Anns[ref["ann_id"]].peek("segmentation")
+    except KeyError:
+        raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
+    return encoded([parts], height, width, overlap, where)
 
 
 def evaluation_pictures(refers: Sequence[REFER]) -> set[int]:

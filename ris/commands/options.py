@@ -29,6 +29,9 @@ ENTRIES: dict[str, tuple[str, Any]] = {
     "--output-dir": ("output_dir", str),
     "--model_id": ("model_id", str),
     "--seed": ("seed", int),
+    "--init": ("init", str),
+    "--answers": ("model.head.answers", str),
+    "--grounding_protocol": ("grounding.protocol", str),
 }
 SHORT = {"--workers": "-j", "--batch-size": "-b", "--weight-decay": "--wd"}
 HELP = {
@@ -45,6 +48,9 @@ HELP = {
     "--weights": "Stable Diffusion: diffusers folder, Hub id, LDM .ckpt or .safetensors; or random",
     "--attention": "attention kernel: sdpa, xformers or eager",
     "--sentence_batch": "sentences run through the UNet at once in evaluation",
+    "--init": "checkpoint folder whose weights training begins with (the stage before)",
+    "--answers": "of tasks rec and phrase: boxes, masks or both",
+    "--grounding_protocol": "of tasks rec and phrase: reftr, transvg, mdetr_any or mdetr_merged",
     "--output-dir": "folder that receives model_best_<model_id>",
 }
 
@@ -64,9 +70,10 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="refcoco", help="data set (default: %(default)s)")
     parser.add_argument(
         "--task",
-        choices=("res", "gres", "grec"),
-        help="res: one target; gres: several or none; grec: their boxes too (default: res or gres, "
-        "by the data set)",
+        choices=("res", "gres", "grec", "rec", "phrase"),
+        help="res: masks of one target; gres: of several or none; grec: their boxes too; "
+        "rec: boxes (and masks) of expressions; phrase: of the phrases of captions (default: by "
+        "the data set)",
     )
     parser.add_argument("--config", help="config file, instead of configs/<task>/<dataset>_...")
     parser.add_argument("--backbone", default="sd15", help="sd15 or tiny (default: %(default)s)")

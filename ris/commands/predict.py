@@ -17,7 +17,8 @@ DEFAULT_OUT, DEFAULT_FOLDER = "overlay.png", "predictions"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("picture", help="picture file or address (https://...); or a folder, or a "
                         "glob in quotes, of many")  # fmt: skip
-    parser.add_argument("expressions", nargs="+", help="one or more referring expressions")
+    parser.add_argument("expressions", nargs="+", help="one or more referring expressions; a "
+                        "grounding model also takes '[a red dot] by [a square]'")  # fmt: skip
     parser.add_argument("--weights", required=True,
                         help="checkpoint folder, Hub id of one, or released .pth")  # fmt: skip
     parser.add_argument("--out", help=f"overlay PNG (default: {DEFAULT_OUT}); of many pictures, "
@@ -147,8 +148,13 @@ def _write(
 
 
 def _said(predictor: Predictor, found: Prediction, index: int) -> str:
-    said = f"{100 * found.masks[index].mean():.1f} % of the picture, "
-    said += f"score {found.scores[index]:.2f}"
+    said = ""
+    if found.has_boxes:
+        said = "box " + " ".join(f"{side:.0f}" for side in found.boxes[index])
+    if found.has_masks:
+        said += ", " if said else ""
+        said += f"{100 * found.masks[index].mean():.1f} % of the picture, "
+        said += f"score {found.scores[index]:.2f}"
     if found.no_target is not None and found.no_target[index] > 0.5:
         said = f"nothing here matches ({100 * found.no_target[index]:.0f} % sure)"
     if found.truncated[index]:

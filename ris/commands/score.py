@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", help="records_<split>.jsonl of a train or test run, or the "
-                        "<dataset>_<split>_detailed_results.json of a generalized one")  # fmt: skip
-    parser.add_argument("--protocol", default="vpd", help="vpd, lavt, cris (default: %(default)s)")
+                        "<dataset>_<split>_detailed_results.json of a generalized one, or "
+                        "boxes_<split>.jsonl of one that grounds")  # fmt: skip
+    parser.add_argument("--protocol", help="vpd, lavt, cris (default: vpd); of boxes reftr, "
+                        "transvg, mdetr_any, mdetr_merged (default: the file's own)")  # fmt: skip
     parser.add_argument("--refer_data_root", help="with kept masks: score at native size")
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--splitBy")
@@ -25,12 +28,25 @@ def run(arguments: argparse.Namespace) -> None:
         protocol = gres.GresProtocol(arguments.nt_rule, arguments.nt_pixels)
         print(gres_table(gres.load(arguments.records, protocol), "all"))
         return
+    if Path(arguments.records).name.startswith("boxes_"):
+        from refer.evaluation import (
+            find_grounding_protocol,
+            grounding_table,
+            load_predictions,
+        )
+
+        wanted = arguments.protocol and find_grounding_protocol(arguments.protocol)
+        boxes, header = load_predictions(arguments.records, wanted)
+        split = str(header.get("split", "all"))
+        print(grounding_table([(split, boxes.compute())], boxes.protocol, by_type=True))
+        return
     from refer import REFER
     from refer.evaluation import score_file, table
 
     refer = None
     if arguments.refer_data_root:
         refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
-    scores = score_file(arguments.records, arguments.protocol, refer=refer)
-    print(table([(arguments.protocol, scores)]))
+    protocol = arguments.protocol or "vpd"
+    scores = score_file(arguments.records, protocol, refer=refer)
+    print(table([(protocol, scores)]))
     print(f"protocol: {scores['protocol']}")

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [
         "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
         "--overlap", "--workers", "--weights", "--attention", "--sentence_batch", "--model_id",
-        "--seed",
+        "--seed", "--grounding_protocol",
     ]  # fmt: skip
     options.add(parser, *names)
 

@@ -10,7 +10,12 @@ from typing import Any
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
 
-SCORES = (("oIoU", "mIoU", "P@0.5"), ("gIoU", "cIoU", "Pr@0.7"))
+# What is drawn of a run: the first row whose first score it has.
+SCORES = (
+    ("Acc@0.5", "box_mIoU", "oIoU"),
+    ("oIoU", "mIoU", "P@0.5"),
+    ("gIoU", "cIoU", "Pr@0.7"),
+)
 
 
 @VISBACKENDS.register_module()
@@ -38,8 +43,8 @@ def draw(work_dir: Path) -> Path | None:
     left.plot(*zip(*losses, strict=True), color="#0072B2", linewidth=1)
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     for name, colour in zip(names, ("#D55E00", "#009E73", "#56B4E9"), strict=True):
-        if scores:
-            points = [(row["step"], row[name]) for row in scores]
+        points = [(row["step"], row[name]) for row in scores if name in row]
+        if points:
             right.plot(*zip(*points, strict=True), marker=".", label=name, color=colour)
     right.set(xlabel="step", ylabel="validation, percent", ylim=(0, 100))
     if scores:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from refer import REFER
 from refer.catalog import find_dataset, parts_of
@@ -67,25 +67,10 @@ def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str)
         for refer in refers
     ]
     dataset = parts[0] if len(parts) == 1 else MixedRefs(parts)
-    batches = EpochBatches(
-        [ref.picture.image_id for ref in dataset.refs]
-        if data["group_by_picture"]
-        else len(dataset),
-        settings["schedule"]["batch_size"],
-        settings["seed"],
-    )
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=data["workers"],
-        persistent_workers=data["workers"] > 0,
-        collate_fn=collate_refs,
-        pin_memory=device == "cuda",
-        timeout=data["loader_timeout"] if data["workers"] else 0,
-        worker_init_fn=leave_signals_to_the_parent,
-        # Of its own: else each new iterator would draw from the run's random state.
-        generator=torch.Generator(),
-    )
+    groups: Sequence[Any] | int = len(dataset)
+    if data["group_by_picture"]:
+        groups = [ref.picture.image_id for ref in dataset.refs]
+    return batched(dataset, groups, settings, device, collate_refs)
 
 
 def picture_loader(
@@ -102,15 +87,46 @@ def picture_loader(
         text_field=data["text_field"],
         keep_in_memory=data["keep_in_memory"],
     )
+    return one_by_one(dataset, settings, device, collate_pictures)
+
+
+def batched(
+    dataset: Dataset[Any],
+    groups: Sequence[Any] | int,
+    settings: dict[str, Any],
+    device: str,
+    collate: Callable[..., Any],
+) -> DataLoader[Any]:
+    """A training loader; `groups` as for `EpochBatches`."""
+    batches = EpochBatches(groups, settings["schedule"]["batch_size"], settings["seed"])
     return DataLoader(
         dataset,
-        batch_size=data["eval_pictures"],
-        sampler=DefaultSampler(dataset, shuffle=False, round_up=False),
-        num_workers=data["workers"],
-        persistent_workers=data["workers"] > 0,
-        collate_fn=collate_pictures,
-        pin_memory=device == "cuda",
-        timeout=data["loader_timeout"] if data["workers"] else 0,
-        worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),
+        batch_sampler=batches,
+        collate_fn=collate,
+        **_workers(settings["data"], device),
     )
+
+
+def one_by_one(
+    dataset: Dataset[Any], settings: dict[str, Any], device: str, collate: Callable[..., Any]
+) -> DataLoader[Any]:
+    """An evaluation loader, `eval_pictures` items at a time, each on one rank only."""
+    return DataLoader(
+        dataset,
+        batch_size=settings["data"]["eval_pictures"],
+        sampler=DefaultSampler(dataset, shuffle=False, round_up=False),
+        collate_fn=collate,
+        **_workers(settings["data"], device),
+    )
+
+
+def _workers(data: dict[str, Any], device: str) -> dict[str, Any]:
+    return {
+        "num_workers": data["workers"],
+        "persistent_workers": data["workers"] > 0,
+        "pin_memory": device == "cuda",
+        "timeout": data["loader_timeout"] if data["workers"] else 0,
+        "worker_init_fn": leave_signals_to_the_parent,
+        # Of its own: else each new iterator would draw from the run's random state.
+        "generator": torch.Generator(),
+    }

@@ -14,8 +14,10 @@ from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from refer.boxes import to_pixels
 from ris import checkpoints
 from ris.engine.shard import whole
+from ris.grounding import GroundAnswer
 from ris.models import VPDRefer
 from ris.visual import overlay
 
@@ -115,19 +117,49 @@ class OverlayHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         batch = data_batch or {}
-        for index in range(len(batch["text"])):
+        asked = batch["text"] if "text" in batch else phrases_of(batch)
+        picture_of = batch["picture_index"]
+        if "text" not in batch:
+            picture_of = picture_of[batch["caption_of_phrase"]]
+        for index in range(len(asked)):
             if self._drawn >= self.pictures:
                 return
-            if index and batch["picture_index"][index] == batch["picture_index"][index - 1]:
+            if index and picture_of[index] == picture_of[index - 1]:
                 continue  # one expression of each picture is enough
-            picture = batch["image"][batch["picture_index"][index]].permute(1, 2, 0).cpu().numpy()
-            truth = batch["masks"][batch["ref_of_text"][index]].cpu().numpy()
-            found = outputs[index]
-            if not isinstance(found, Tensor):
-                found = found.probability > 0.5
-            drawn = overlay(picture, [found.cpu().numpy()], [batch["text"][index]], truths=[truth])
+            picture = batch["image"][picture_of[index]].permute(1, 2, 0).cpu().numpy()
+            drawn = overlay(picture, labels=[asked[index]], **_answer(batch, outputs[index], index))
             name = f"val_{self._drawn}"
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.save(self.folder / f"epoch{runner.epoch:03d}_{name}.png")
             runner.visualizer.add_image(name, np.asarray(drawn), step=runner.iter)
             self._drawn += 1
+
+
+def phrases_of(batch: dict[str, Any]) -> list[str]:
+    """The words of the phrases of a batch of `collate_phrases`."""
+    return [
+        batch["captions"][caption][start:end]
+        for caption, (start, end) in zip(
+            batch["caption_of_phrase"].tolist(), batch["spans"].tolist(), strict=True
+        )
+    ]
+
+
+def _answer(batch: dict[str, Any], found: Any, index: int) -> dict[str, Any]:
+    """What `overlay` draws of one answer and its truth."""
+    if isinstance(found, GroundAnswer):
+        height, width = batch["image"].shape[-2:]
+
+        def pixels(box: Tensor) -> np.ndarray:
+            return to_pixels(box.float().cpu(), height, width).numpy()
+
+        drawn: dict[str, Any] = {"masks": [None], "truth_boxes": [pixels(batch["boxes"][index])]}
+        if found.box is not None:
+            drawn["boxes"] = [pixels(found.box)]
+        if found.probability is not None:
+            drawn["masks"] = [(found.probability > 0.5).cpu().numpy()]
+            drawn["truths"] = [batch["masks"][index].cpu().numpy()]
+        return drawn
+    truth = batch["masks"][batch["ref_of_text"][index]].cpu().numpy()
+    mask = found if isinstance(found, Tensor) else found.probability > 0.5
+    return {"masks": [mask.cpu().numpy()], "truths": [truth]}

@@ -25,24 +25,43 @@ def precision(name: str) -> torch.dtype | None:
     return PRECISIONS[name]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: all trained parameters, and those without weight decay.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, lr: float = 0.0, scale: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """All trained parameters, and apart from them those without weight decay; with `scale`, also
+    apart those whose name begins with one of its keys, at that many times `lr`.
 
     The published code means to spare every norm, and by its name test spares those inside the
     UNet's transformer blocks only (128 tensors of Stable Diffusion 1.5); residual-block norms, the
     head's batch norms and gamma are decayed. Its `lr_scale` entries are never read.
+
+    Raises OptionError for a key that no trained parameter's name begins with.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    factors = dict(scale or {})
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): []}
+    met = set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         inside = ".unet." in name and ".attentions." in name and "norm" in name
-        (spared if inside else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
-    return groups
+        starts = [start for start in factors if name.startswith(start)]
+        met.update(starts)
+        factor = factors[max(starts, key=len)] if starts else 1.0
+        groups.setdefault((0.0 if inside else weight_decay, factor), []).append(parameter)
+    if silent := sorted(factors.keys() - met):
+        raise OptionError(
+            f"optim.lr_scale names {', '.join(silent)}, with which no trained parameter's name "
+            "begins; names look like head.mask.first.0.0.weight"
+        )
+    return [
+        {
+            "params": members,
+            "weight_decay": decay,
+            **({} if factor == 1.0 else {"lr": lr * factor}),
+        }
+        for (decay, factor), members in groups.items()
+        if members or factor == 1.0
+    ]
 
 
 def learning_rate(settings: Mapping[str, Any], total_batch: int) -> float:
@@ -57,11 +76,12 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
     """Fused AdamW in an optim wrapper that skips steps whose gradient is not finite.
 
     settings: lr, weight_decay, amsgrad, precision (`fp32` | `bf16`), clip (max gradient norm or
-    None), accumulate (batches an optimizer step), in_backward (`InBackwardOptimWrapper`).
+    None), accumulate (batches an optimizer step), in_backward (`InBackwardOptimWrapper`), lr_scale
+    (see `parameter_groups`).
     """
     dtype = precision(settings["precision"])
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings["weight_decay"]),
+        parameter_groups(model, settings["weight_decay"], settings["lr"], settings.get("lr_scale")),
         lr=settings["lr"],
         amsgrad=settings["amsgrad"],
         fused=True,
@@ -102,3 +122,38 @@ def poly_schedule(iterations: int, power: float, warmup: int = 0) -> list[dict[s
         return [poly]
     rise = {"type": "LinearLR", "start_factor": 0.02, "by_epoch": False, "begin": 0, "end": warmup}
     return [rise, poly]
+
+
+def schedule(
+    settings: Mapping[str, Any], iterations: int, warmup: int, epoch: int
+) -> list[dict[str, Any]]:
+    """The schedule that the settings name, stepped every iteration.
+
+    'poly': VPD's, see `poly_schedule`. RefTR's: 'step', a tenth of the rate from each of the epochs
+    `lr_drop` on; 'cosine', down to a hundredth of it. Both after `warmup` iterations of linear
+    rise, or `warmup_epochs` if that is more. `epoch`: iterations of one.
+
+    Raises OptionError for another name.
+    """
+    kind = settings.get("schedule", "poly")
+    if kind == "poly":
+        return poly_schedule(iterations, settings["power"], warmup)
+    warmup = max(warmup, min(int(settings.get("warmup_epochs", 0) * epoch), iterations // 2))
+    steps: dict[str, Any] = {"by_epoch": False}
+    if kind == "step":
+        drops = [int(drop * epoch) for drop in settings["lr_drop"]]
+        steps |= {"type": "MultiStepLR", "milestones": drops, "gamma": 0.1}
+    elif kind == "cosine":
+        steps |= {
+            "type": "CosineAnnealingLR",
+            "T_max": iterations - warmup,
+            "eta_min_ratio": 0.01,
+            "begin": warmup,
+            "end": iterations,
+        }
+    else:
+        raise OptionError(f"optim.schedule {kind!r} is unknown; choose poly, step or cosine")
+    if not warmup:
+        return [steps]
+    rise = {"type": "LinearLR", "start_factor": 0.02, "by_epoch": False, "begin": 0, "end": warmup}
+    return [rise, steps]

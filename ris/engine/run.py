@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
@@ -36,7 +36,7 @@ from ris.engine import (
 from ris.engine.quiet import QuietRunner
 from ris.engine.signals import StopRequest
 from ris.engine.store import Store
-from ris.engine.tasks import TASKS, identity, task_of
+from ris.engine.tasks import TASKS, best_score, identity, task_of
 from ris.engine.watch import Watchdog
 from ris.errors import OptionError
 from ris.models import VPDRefer
@@ -52,9 +52,10 @@ def train(
     kind = _device_kind(device)
     settings = config.to_dict()
     task = task_of(config)
-    refer = data.open_refer(settings["data"])
+    refer = task.open(settings["data"])
     torch.manual_seed(config.seed)
     model = build_model(settings)
+    begun = checkpoints.start_from(model, config.init) if config.get("init") else None
     if kind == "cpu" and get_world_size() > 1:
         syncnorm.convert(model)
     wrapped: VPDRefer | shard.RefFSDP = model
@@ -62,8 +63,8 @@ def train(
         if get_world_size() == 1:
             raise OptionError("survival.shard needs several processes; this is one")
         wrapped = shard.RefFSDP(model.to(get_device()))
-    train_data = data.train_loader(refer, settings, kind)
-    val_data = data.picture_loader(refer, config.data.val_split, settings, kind)
+    train_data = task.train(refer, settings, kind)
+    val_data = task.val(refer, config.data.val_split, settings, kind)
     schedule = config.schedule
     best = best_folder(config)
     card = {"image_size": config.data.image_size, **identity(config)}
@@ -92,12 +93,12 @@ def train(
         },
         val_cfg={},
         optim_wrapper=optim.build_optimizer(model, {**settings["optim"], "lr": rate}, kind),
-        param_scheduler=optim.poly_schedule(
-            steps, config.optim.power, min(config.optim.warmup, steps // 2)
+        param_scheduler=optim.schedule(
+            settings["optim"], steps, min(config.optim.warmup, steps // 2), len(train_data)
         ),
         custom_hooks=[
             hooks.EpochHook(),
-            hooks.BestWeightsHook(best, card, task.best),
+            hooks.BestWeightsHook(best, card, best_score(config)),
             hooks.OverlayHook(work_dir / "overlays"),
             *_survival_hooks(config, store, stop, work_dir),
             *_average_hooks(config.optim.ema),
@@ -105,6 +106,8 @@ def train(
         resume_state=lambda: resume.agreed(resume_from, store, launch.restarts(), logger()),
     )
     _describe(runner, config, model, train_data, val_data)
+    if begun is not None:
+        runner.logger.info(f"weights of {config.init}: {begun}")
     _describe_files(runner, refer)
     with stop.listening():
         runner.train()
@@ -112,7 +115,7 @@ def train(
         runner.val_loop.run()
     result = {
         **_result(config, scores, val_data, started),
-        f"best_val_{task.best}": runner.message_hub.runtime_info.get("best_score"),
+        f"best_val_{best_score(config)}": runner.message_hub.runtime_info.get("best_score"),
         "best_weights": str(best),
         "epochs": schedule.epochs,
         "optimizer_steps": steps // config.optim.accumulate,
@@ -147,17 +150,24 @@ def evaluate(
     """
     started = time.time()
     launcher = launch.setup(device, config.survival.collective_timeout)
-    settings = config.to_dict()
     task = task_of(config)
-    refer = data.open_refer(settings["data"])
     model = checkpoints.load(
         checkpoint, token_length=config.data.token_length, **(load_options or {})
     )
+    if type(model) is not task.system:
+        fitting = [name for name, row in TASKS.items() if type(model) is row.system]
+        raise OptionError(
+            f"{checkpoint} holds a {type(model).__name__}, for task {' or '.join(fitting)}, not "
+            f"{config.task}; pass --task {fitting[0]}"
+        )
+    config.model.head = ConfigDict(model.head_config)  # what it answers, it says itself
+    settings = config.to_dict()
+    refer = task.open(settings["data"])
     model.sentence_batch = config.model.sentence_batch
     model.lower_precision(optim.precision(precision) or torch.float32)
     if fast_convolutions:
         model.fast_convolutions()
-    loader = data.picture_loader(refer, split, settings, _device_kind(device))
+    loader = task.val(refer, split, settings, _device_kind(device))
     scores: dict[str, Any] = {}
 
     def keep(result: dict[str, Any], seconds: float) -> None:

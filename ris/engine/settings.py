@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from refer.catalog import default_token_length, find_dataset, parts_of
-from refer.evaluation import PROTOCOLS
+from refer.evaluation import PROTOCOLS, find_grounding_protocol
 from ris.errors import OptionError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -17,17 +17,17 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Path:
     """configs/<task>/<dataset>_<backbone>_<size>.py; without a size, the only or smallest one.
 
-    A mixture of data sets takes the config of its first; grec takes that of gres.
+    A mixture of data sets takes the config of its first; grec takes that of gres; rec and phrase
+    take one another's where they have none of their own.
 
     Raises:
         OptionError: there is no such config; the message lists those of the data set.
     """
     task = "gres" if task == "grec" else task
     dataset = parts_of(dataset)[0]
-    folder = CONFIGS / task
-    sizes = {
-        int(path.stem.rsplit("_", 1)[1]): path for path in folder.glob(f"{dataset}_{backbone}_*.py")
-    }
+    folder, sizes = CONFIGS / task, _sizes(task, dataset, backbone)
+    if not sizes and task in ("rec", "phrase"):
+        sizes = _sizes("phrase" if task == "rec" else "rec", dataset, backbone)
     if size in sizes:
         return sizes[size]
     if sizes:  # another size is one changed number: the option is laid over the config
@@ -39,9 +39,15 @@ def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Pat
     )
 
 
+def _sizes(task: str, dataset: str, backbone: str) -> dict[int, Path]:
+    found = (CONFIGS / task).glob(f"{dataset}_{backbone}_*.py")
+    return {int(path.stem.rsplit("_", 1)[1]): path for path in found}
+
+
 def default_task(dataset: str) -> str:
-    """'gres' for data sets with several targets or none, else 'res'. Raises UnknownNameError."""
-    return "gres" if find_dataset(parts_of(dataset)[0]).general else "res"
+    """'gres' for data sets with several targets or none, 'phrase' for captions with phrases, else
+    'res'. Raises UnknownNameError."""
+    return find_dataset(parts_of(dataset)[0]).tasks[0]
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
@@ -69,6 +75,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
         raise OptionError(f"image size {data.image_size} must be a multiple of 64, at least 64")
     if not 3 <= data.token_length <= 77:
         raise OptionError(f"token length {data.token_length} is outside 3 to 77 (CLIP's limit)")
+    if config.get("init") is not None and not Path(config.init).is_dir():
+        raise OptionError(
+            f"init is {config.init!r}; want the folder of a trained system (model_best_...)"
+        )
+    if "grounding" in config:
+        find_grounding_protocol(config.grounding.protocol)
     if config.protocol not in PROTOCOLS:
         raise OptionError(f"protocol {config.protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
     for name in ("batch_size", "epochs", "val_interval"):

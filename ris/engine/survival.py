@@ -101,7 +101,8 @@ class FaultHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         batch = data_batch or {}
-        ids = {name: batch.get(name) for name in ("ref_id", "sent_id", "image_id")}
+        names = ("ref_id", "sent_id", "image_id", "ids")  # 'ids' name captions
+        ids = {name: batch[name] for name in names if name in batch}
         self.batches.append({"step": runner.iter + 1, "epoch": runner.epoch, **ids})
         for name in batch.get("broken", ()):
             self._count_broken(runner, name)

@@ -11,15 +11,23 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader
 
+from refer import REFER
 from refer.catalog import DATASETS, parts_of
-from refer.evaluation import PROTOCOLS, ResProtocol
+from refer.evaluation import (
+    PROTOCOLS,
+    GroundingProtocol,
+    ResProtocol,
+    find_grounding_protocol,
+)
 from refer.evaluation.grec import GrecProtocol
 from refer.evaluation.gres import GresProtocol, NoTargetRule
-from ris.engine import data
+from ris.engine import data, phrase_data
 from ris.engine.gres_metric import GresMetric
+from ris.engine.ground_metric import GroundMetric
 from ris.engine.metric import ResMetric
 from ris.errors import OptionError
 from ris.general import GeneralRefer
+from ris.grounding import GroundRefer
 from ris.models import VPDRefer
 
 Keep = Callable[[dict[str, Any], float], None]
@@ -29,18 +37,23 @@ Keep = Callable[[dict[str, Any], float], None]
 class Task:
     """A task.
 
+    open, train, val: from settings to data: (data settings) -> what is kept open; (that, settings,
+        device kind) -> training loader; (that, split, settings, device kind) -> evaluation loader.
     system: the model's class.
     metric: (config, loader, work folder, what to call with the scores, keep masks) -> metric.
     protocol: describes in words how it scores.
-    best: the score whose best weights are kept.
+    best: the score whose best weights are kept; or from the config to it.
     scores: beginnings of the names of the scores that metrics.json holds.
     """
 
     system: type[VPDRefer]
     metric: Callable[[Config, DataLoader[Any], Path, Keep, bool], BaseMetric]
     protocol: Callable[[Config], dict[str, Any]]
-    best: str
+    best: Callable[[Config], str] | str
     scores: tuple[str, ...]
+    open: Callable[[dict[str, Any]], list[REFER]] = data.open_refer
+    train: Callable[[Any, dict[str, Any], str], DataLoader[Any]] = data.train_loader
+    val: Callable[[Any, str, dict[str, Any], str], DataLoader[Any]] = data.picture_loader
 
 
 def task_of(config: Config) -> Task:
@@ -49,11 +62,21 @@ def task_of(config: Config) -> Task:
         task = TASKS[config.task]
     except KeyError:
         raise OptionError(f"task {config.task!r} is unknown; choose {', '.join(TASKS)}") from None
-    general = DATASETS[parts_of(config.data.dataset)[0]].general
-    if general != (config.task != "res"):
-        fitting = "gres or grec" if general else "res"
-        raise OptionError(f"{config.data.dataset} is for task {fitting}, not {config.task}")
+    grounding = config.task in _GROUNDING
+    parts = parts_of(config.data.dataset)
+    for name in parts if grounding else parts[:1]:
+        fitting = DATASETS[name].tasks
+        # An expression is a caption that is one phrase, so the two take one another's sets.
+        fits = not set(fitting).isdisjoint(_GROUNDING) if grounding else config.task in fitting
+        if not fits:
+            raise OptionError(f"{name} is for task {' or '.join(fitting)}, not {config.task}")
     return task
+
+
+def best_score(config: Config) -> str:
+    """The score whose best weights are kept."""
+    best = task_of(config).best
+    return best if isinstance(best, str) else best(config)
 
 
 def res_protocol(config: Config) -> ResProtocol:
@@ -118,6 +141,53 @@ def _gres_described(config: Config) -> dict[str, Any]:
     return found
 
 
+def grounding_protocol(config: Config) -> GroundingProtocol:
+    """How boxes are scored under these settings."""
+    return find_grounding_protocol(config.grounding.protocol)
+
+
+def _with_boxes(config: Config) -> bool:
+    return bool(config.model.head.get("answers", "boxes") != "masks")
+
+
+def _ground_metric(
+    config: Config, loader: DataLoader[Any], work_dir: Path, keep: Keep, keep_masks: bool
+) -> GroundMetric:
+    phrases = phrase_data.phrases_of(loader)
+    header = {
+        **identity(config),
+        "split": phrases.split,
+        "data_hash": phrases.data_hash,
+        "image_size": config.data.image_size,
+    }
+    return GroundMetric(
+        grounding_protocol(config),
+        _ground_masks(config),
+        header,
+        phrases.keys,
+        work_dir,
+        keep_masks=keep_masks,
+        clamp=config.grounding.clamp,
+        on_scores=keep,
+    )
+
+
+def _ground_masks(config: Config) -> ResProtocol | None:
+    """The protocol of the masks; None where there are none."""
+    if config.model.head.get("answers", "boxes") == "boxes":
+        return None
+    return replace(res_protocol(config), prediction="sigmoid(0.5)")
+
+
+def _ground_described(config: Config) -> dict[str, Any]:
+    own = grounding_protocol(config)
+    found: dict[str, Any] = {"boxes": {**own.describe(), "clamp": config.grounding.clamp}}
+    if not _with_boxes(config):
+        found["boxes"]["of"] = "the mask's tight box"
+    masks = _ground_masks(config)
+    return found if masks is None else {**found, "masks": masks.describe()}
+
+
 def identity(config: Config) -> dict[str, Any]:
     """What run, record and checkpoint say of themselves."""
     return {
@@ -136,6 +206,18 @@ _GRES = Task(
     "gIoU",
     ("gIoU", "cIoU", "N_acc", "T_acc", "Pr@", "GREC_"),
 )
+_GROUND = Task(
+    GroundRefer,
+    _ground_metric,
+    _ground_described,
+    # As published, the boxes decide, also where there are masks.
+    lambda config: "Acc@0.5" if _with_boxes(config) else "oIoU",
+    ("Acc@", "box_mIoU", "oIoU", "mIoU", "P@"),
+    phrase_data.open_phrases,
+    phrase_data.train_phrases,
+    phrase_data.val_phrases,
+)
+_GROUNDING = ("rec", "phrase")
 TASKS = {
     "res": Task(
         VPDRefer,
@@ -146,4 +228,6 @@ TASKS = {
     ),
     "gres": _GRES,
     "grec": _GRES,
+    "rec": _GROUND,
+    "phrase": _GROUND,
 }

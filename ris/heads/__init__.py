@@ -10,6 +10,9 @@ from torch import nn
 
 from ris.errors import OptionError
 from ris.heads.gres import GRESHead, GRESOutput
+from ris.heads.ground_parts import GroundOutput, PhraseInput
+from ris.heads.phrase_pixels import PhrasePixelHead
+from ris.heads.reftr import RefTRHead
 from ris.heads.vpd_decoder import VPDDecoder
 from ris.heads.word_decoder import WordDecoder
 from ris.mmseg_compat import head_class
@@ -18,7 +21,10 @@ HEADS: dict[str, type[nn.Module]] = {
     "VPDDecoder": VPDDecoder,
     "WordDecoder": WordDecoder,
     "GRESHead": GRESHead,
+    "RefTRHead": RefTRHead,
+    "PhrasePixelHead": PhrasePixelHead,
 }
+GROUND_HEADS = (RefTRHead, PhrasePixelHead)  # they are told of phrases, and give boxes and masks
 
 
 def build_head(
@@ -69,9 +75,14 @@ def reads_words(head: nn.Module | type[nn.Module]) -> bool:
 
 
 __all__ = [
+    "GROUND_HEADS",
     "HEADS",
     "GRESHead",
     "GRESOutput",
+    "GroundOutput",
+    "PhraseInput",
+    "PhrasePixelHead",
+    "RefTRHead",
     "VPDDecoder",
     "WordDecoder",
     "build_head",

@@ -26,12 +26,16 @@ class PixelWordAttention(nn.Module):
         self.key = nn.Linear(text_channels, channels)
         self.value = nn.Linear(text_channels, channels)
 
-    def forward(self, features: Tensor, text: Tensor) -> Tensor:
-        """features [B, C, h, w], text [B, T, D] -> [B, W, h, w]."""
+    def forward(self, features: Tensor, text: Tensor, read: Tensor | None = None) -> Tensor:
+        """features [B, C, h, w], text [B, T, D], read bool [B, T], the tokens that are attended to
+        (None: all) -> [B, W, h, w]."""
         query = self.query(features)
         height, width = query.shape[-2:]
         words = F.scaled_dot_product_attention(
-            query.flatten(2).transpose(1, 2), self.key(text), self.value(text)
+            query.flatten(2).transpose(1, 2),
+            self.key(text),
+            self.value(text),
+            attn_mask=None if read is None else read[:, None],
         )
         return words.transpose(1, 2).unflatten(2, (height, width))
 

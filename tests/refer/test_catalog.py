@@ -27,6 +27,10 @@ def test_published_split_by():
         "grefcoco": ["unc"],
         "grefshapes": ["unc"],
         "refshapes": ["unc"],
+        "phraseshapes": [""],
+        "flickr30k": [""],
+        "referit": [""],
+        "vg": [""],
     }
 
 

@@ -44,6 +44,8 @@ class Stub:
             scores=np.full(len(expressions), 0.75, np.float32),
             truncated=[len(text) > 20 for text in expressions],
             no_target=self.no_target,
+            has_masks=True,
+            has_boxes=False,
         )
 
 

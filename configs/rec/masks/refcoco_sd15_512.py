@@ -1,0 +1,2 @@
+_base_ = ["../../_base_/ground_masks_sd15.py"]
+data = dict(dataset="refcoco")

@@ -1,0 +1,2 @@
+_base_ = ["../_base_/ground_tiny.py"]
+data = dict(dataset="refclef")

@@ -1,0 +1,2 @@
+_base_ = ["../_base_/ground_sd15.py"]
+data = dict(root="data/refshapes", dataset="refshapes", overlap="union")

@@ -1,0 +1,144 @@
+"""From a run's settings to phrases, their data sets and loaders.
+
+Whatever the source, phrases are records of the common format: REFER's data sets (a sentence is a
+caption that is one phrase), RefShapes' captions, or a file that tools/phrases_convert.py wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from torch.utils.data import DataLoader
+
+from refer import REFER
+from refer.catalog import DataSet, find_dataset, parts_of
+from refer.datasets import PhraseDataset, collate_phrases
+from refer.errors import MissingDataError
+from refer.readers.phrases import PhraseRecord, load_phrases
+from refer.readers.refer_phrases import refer_phrases
+from refer.readers.shapes_phrases import shapes_phrases
+from ris.engine.data import batched, one_by_one
+from ris.errors import OptionError
+
+
+def open_phrases(data: dict[str, Any]) -> list[REFER]:
+    """Nothing is kept open; phrases are read when a loader is made."""
+    return []
+
+
+def phrases_of(loader: DataLoader[Any]) -> PhraseDataset:
+    """The data set behind a loader of this module."""
+    return cast(PhraseDataset, loader.dataset)
+
+
+def train_phrases(_: Any, settings: dict[str, Any], device: str) -> DataLoader[Any]:
+    """Captions in a seeded random order; an epoch is one pass over captions, as RefTR's is over
+    sentences."""
+    data = settings["data"]
+    for name in ("train_fraction", "max_broken"):
+        if data[name] != (1.0 if name == "train_fraction" else 0):
+            raise OptionError(
+                f"data.{name} is for tasks res, gres and grec; leave it at its default"
+            )
+    split = data["train_split"]
+    dataset = _dataset(settings, data["dataset"], split, "caption")
+    groups = dataset.pictures if data["group_by_picture"] else len(dataset)
+    return batched(dataset, groups, settings, device, collate_phrases)
+
+
+def val_phrases(_: Any, split: str, settings: dict[str, Any], device: str) -> DataLoader[Any]:
+    """Pictures with all their captions, each on one rank only; of `data.val_dataset`, if given."""
+    data = settings["data"]
+    if data["eval_sentences"] != "all":
+        raise OptionError("grounding scores all sentences; leave data.eval_sentences at 'all'")
+    name = data.get("val_dataset") or data["dataset"]
+    dataset = _dataset(settings, name, split, "picture")
+    return one_by_one(dataset, settings, device, collate_phrases)
+
+
+def _dataset(
+    settings: dict[str, Any], name: str, split: str | list[str], group: Any
+) -> PhraseDataset:
+    """The phrases of a set, or of a mixture of several ('flickr30k+refcoco')."""
+    data = settings["data"]
+    masks = settings["model"]["head"].get("answers", "boxes") != "boxes"
+    splits = [split] if isinstance(split, str) else list(split)
+    records: list[PhraseRecord] = []
+    folders: dict[str, Path] = {}
+    for part in parts_of(name):
+        row = find_dataset(part)
+        if row.phrases is None:
+            own, places = _of_refer(data, row, splits, masks)
+        else:
+            own = _of_file(Path(data["root"]) / row.phrases, row, masks)
+            places = dict.fromkeys({record.source for record in own}, _pictures(data, row))
+        records += own
+        folders |= places
+    return PhraseDataset(
+        records,
+        folders,
+        splits,
+        data["image_size"],
+        group,
+        keep_in_memory=data["keep_in_memory"],
+        masks=masks,
+        content=group == "caption" and settings["model"].get("cache_dir") is not None,
+    )
+
+
+def _of_file(path: Path, row: DataSet, masks: bool) -> list[PhraseRecord]:
+    if path.name == "phrases.json":  # RefShapes' own, which needs no conversion
+        return list(shapes_phrases(path.parent, masks=masks))
+    if not path.is_file():
+        raise MissingDataError(f"no phrases at {path}; {row.cure}")
+    return load_phrases(path).records
+
+
+def _of_refer(
+    data: Mapping[str, Any], row: DataSet, splits: list[str], masks: bool
+) -> tuple[list[PhraseRecord], dict[str, Path]]:
+    """Records of a REFER data set with the pictures' names as they are on disk, and where."""
+    own = row.name == data["dataset"]
+    refer = REFER(
+        data["root"],
+        row.name,
+        data.get("split_by") if own else None,
+        image_root=data.get("image_root"),
+    )
+
+    def found() -> Iterator[PhraseRecord]:
+        for split in splits:
+            yield from refer_phrases(
+                refer,
+                split,
+                data["text_field"],
+                data.get("box_values", "float"),
+                masks=data["overlap"] if masks else None,
+            )
+
+    records, folders = [], {}
+    paths: dict[int | str, Path] = {}
+    for record in found():
+        path = paths.get(record.image_id)
+        if path is None:
+            path = paths[record.image_id] = refer.image_path(record.image_id)
+        folders[record.source] = path.parent
+        records.append(msgspec.structs.replace(record, file_name=path.name))
+    return records, folders
+
+
+def _pictures(data: Mapping[str, Any], row: DataSet) -> Path:
+    """The picture folder of a set of phrases. Raises MissingDataError."""
+    if data.get("image_root"):
+        return Path(data["image_root"])
+    places = [Path(data["root"]) / folder for folder in row.image_folders]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise MissingDataError(
+        f"no pictures of {row.name} in {', '.join(map(str, places))}; put {row.image_source} into "
+        "one of them, or name their folder with --image_root"
+    )

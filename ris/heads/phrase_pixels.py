@@ -1,0 +1,125 @@
+"""`PhrasePixelHead`: every cell of the picture reads the caption once; each phrase then asks the
+cells by filters of its own, which give its mask and the edges of its box. Made for small backbones
+and minutes of training; nothing here is published.
+
+Shapes: C captions, S phrases, T tokens, D text channels, C_l channels of level l, h w cells of the
+finest level, M channels of a caption's map, Q of a phrase's, s the decoder's subpixel, N places
+along a side.
+
+A box is read off the profiles of the phrase's map: the most telling cell of each column, and the
+mean of the column, give by convolution along the row of columns a distribution over where the left
+and the right edge are; rows give the upper and lower. The box is the expected place of each edge
+(as integral regression has it: Sun et al. 2018; Li et al. 2020, generalized focal loss), so edges
+fall between cells and the loss on boxes reaches every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ris.heads.ground_parts import GroundOutput, PhraseInput, mlp
+from ris.heads.reftr import check_answers
+from ris.heads.vpd_decoder import VPDDecoder
+from ris.heads.word_decoder import PixelWordAttention
+
+
+class PhrasePixelHead(nn.Module):
+    """Pixel-word attention on each level and a decoder, once a caption; filters of each phrase; a
+    mask's logits and the edges of a box.
+
+    Args:
+        in_channels: channels of the four levels, finest first.
+        text_channels: channels of the text features.
+        answers: 'boxes', 'masks' or 'both'.
+        channels: hidden width of the decoder.
+        word_channels: channels that the words add to each level.
+        map_channels: channels of a caption's map, which the filters are laid on.
+        phrase_channels: channels of a phrase's map, the first of them its mask's logits.
+        subpixel: as for `VPDDecoder`.
+        width: hidden width of what makes the filters, and of the convolutions along the profiles.
+    """
+
+    reads_words = True
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        text_channels: int,
+        *,
+        answers: str = "both",
+        channels: int = 64,
+        word_channels: int = 64,
+        map_channels: int = 32,
+        phrase_channels: int = 8,
+        subpixel: int = 4,
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.answers = check_answers(answers)
+        self.words = nn.ModuleList(
+            PixelWordAttention(channels, text_channels, word_channels) for channels in in_channels
+        )
+        widths = [channels + word_channels for channels in in_channels]
+        self.decoder = VPDDecoder(widths, channels, map_channels, subpixel, input_norm=True)
+        self.phrase_channels = phrase_channels if answers != "masks" else 1
+        self.filters = mlp(2 * text_channels, width, self.phrase_channels * (map_channels + 1))
+        self.edges = EdgeProfiles(phrase_channels, width) if answers != "masks" else None
+
+    def forward(self, pyramid: Sequence[Tensor], said: PhraseInput) -> GroundOutput:
+        """Levels [C, C_l, ...], finest first, and what the words say -> answers of S phrases."""
+        levels = [
+            torch.cat([level, words(level, said.text, said.words)], dim=1)
+            for level, words in zip(pyramid, self.words, strict=True)
+        ]
+        maps = self.decoder(levels)
+        inside = said.inside[..., None].to(said.text.dtype)
+        pooled = (said.text[said.caption] * inside).sum(dim=1) / inside.sum(dim=1)
+        filters = self.filters(torch.cat([pooled, said.alone], dim=1))
+        filters = filters.unflatten(1, (self.phrase_channels, -1))
+        kernel, bias = filters[..., :-1] / maps.shape[1] ** 0.5, filters[..., -1]
+        own = torch.einsum("sqm,smhw->sqhw", kernel, maps[said.caption]) + bias[..., None, None]
+        mask = None if self.answers == "boxes" else own[:, 0]
+        if self.edges is None:
+            return GroundOutput(None, mask)
+        edges = self.edges(own)
+        return GroundOutput(expected_box(edges)[None], mask, edges)
+
+
+class EdgeProfiles(nn.Module):
+    """A phrase's map -> logits of where each edge of its box is, along the side it lies on."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.along = nn.Sequential(
+            nn.Conv1d(2 * channels, hidden, 5, padding=2),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Conv1d(hidden, hidden, 5, padding=2),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Conv1d(hidden, 2, 5, padding=2),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[S, Q, h, w] -> float [S, 4, N], N = max(h, w), in the order x1, y1, x2, y2."""
+        # Both sides share the convolutions: a row of columns is read as a column of rows is.
+        sides = [torch.cat([maps.amax(dim), maps.mean(dim)], dim=1) for dim in (2, 3)]
+        longest = max(side.shape[2] for side in sides)
+        sides = [
+            side if side.shape[2] == longest else F.interpolate(side, longest, mode="linear")
+            for side in sides
+        ]
+        low, high = self.along(torch.cat(sides)).float().unbind(dim=1)
+        (left, top), (right, bottom) = low.chunk(2), high.chunk(2)
+        return torch.stack([left, top, right, bottom], dim=1)
+
+
+def expected_box(edges: Tensor) -> Tensor:
+    """Logits [S, 4, N] -> cxcywh shares [S, 4]: the mean place of each edge, places from 0 to 1."""
+    places = torch.linspace(0, 1, edges.shape[2], device=edges.device)
+    x1, y1, x2, y2 = (edges.softmax(dim=2) @ places).unbind(dim=1)
+    return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs()], dim=1)
