@@ -99,6 +99,8 @@ def _predict(
 
 
 def _predictor(arguments: argparse.Namespace) -> Predictor:
+    from ris.allocator import keep_heap
+    from ris.devices import choose_device
     from ris.errors import OptionError
     from ris.hub import is_hub_id
     from ris.predictor import Predictor
@@ -113,6 +115,8 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
         extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
     elif arguments.sd:
         extra = {"weights_source": arguments.sd}
+    if choose_device(arguments.device).type == "cpu":
+        keep_heap()
     return Predictor.from_pretrained(
         arguments.weights,
         device=arguments.device,
