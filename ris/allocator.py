@@ -1,4 +1,4 @@
-"""glibc's allocator told to keep what it frees: CPU runs spend their time on numbers, not on faults.
+"""glibc's allocator told to keep what it frees: CPU runs spend no time on page faults.
 
 By default glibc gives every large block back to the kernel when it is freed, and the next layer's
 activations fault the same pages in again, one by one and zeroed. A network frees and takes blocks
@@ -40,7 +40,7 @@ def keep_heap() -> bool:
     wanted = {name: pair for name, pair in SETTINGS.items() if name not in os.environ}
     if mallopt is None or not wanted:
         return False
-    done = all([bool(mallopt(*pair)) for pair in wanted.values()])
+    done = [mallopt(*pair) for pair in wanted.values()] == [1] * len(wanted)
     if done:
         _state = "keeps its heap"
     return done

@@ -5,7 +5,7 @@ Shapes: S expressions, T tokens, H W the picture's own size, h w cells of the at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Prediction:
         is squashed to, so h = w = 32 for 512; T maps at the picture's size would take gigabytes.
     tokens: beside `attention`, the T tokens of each expression as CLIP's pieces (`</w>` ends a
         word), the begin token first, the end token and the padding last.
+    trades: what was given up for speed (`vpd.trades`), for people; empty on the exact path.
     """
 
     expressions: list[str]
@@ -41,6 +42,7 @@ class Prediction:
     no_target: np.ndarray | None = None
     attention: np.ndarray | None = None
     tokens: list[list[str]] | None = None
+    trades: list[str] = field(default_factory=list)
 
     def words(self, index: int) -> list[tuple[str, np.ndarray]]:
         """(word, float32 [h, w]) of expression `index`: the mean map of the word's pieces.
