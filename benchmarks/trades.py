@@ -5,8 +5,8 @@
 
 `tiny` is a segmenter trained on the embedded backbone (--weights FOLDER, as `make demo` leaves it;
 without one its head is random) on generated pictures. `full` has Stable Diffusion 1.5's shapes with
-random weights: its times count, its agreement is only a hint of what trained weights would do. Any
-other checkpoint is measured with --weights, on noise. A distilled UNet is another network with
+random weights on noise: its times count, its agreement is only a hint of what trained weights would
+do; with --weights it is a trained segmenter's. A distilled UNet is another network with
 weights of its own, so that only its time can be compared. Rows go to benchmarks/results/trades.csv.
 """
 
@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="of the picture (default: 128 tiny, 512 full)")
     parser.add_argument("--sentences", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3, help="pictures, each run both ways")
-    parser.add_argument("--only", nargs="+", choices=tuple(TRADES), default=list(TRADES))
+    parser.add_argument("--only", nargs="+", choices=tuple(TRADES),
+                        help="(default: all; of tiny, those that need no other network)")  # fmt: skip
     parser.add_argument("--weights", type=Path, help="a trained segmenter")
     parser.add_argument("--tiny-vae", help="an AutoencoderTiny (default: random, for its time)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -57,25 +58,29 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS / "trades.csv")
     arguments = parser.parse_args()
     arguments.side = arguments.side or SIDES[arguments.size]
-    for name in arguments.only:
-        row = measure(name, arguments)
+    exact = _exact(arguments)
+    # The embedded backbone is as small as a tiny autoencoder or a distilled UNet would make it.
+    other = {"tiny_vae", "distilled UNet"} if arguments.size == "tiny" else set()
+    for name in arguments.only or [name for name in TRADES if name not in other]:
+        with tempfile.TemporaryDirectory() as folder:
+            traded = _traded(name, exact, arguments, Path(folder))
+        row = measure(name, exact, traded, arguments)
         save(arguments.csv, [row], KEYS)
         print(
             f"{row['size']} {row['side']} px, {name}: {row['exact_s']} s a pair exact, "
             f"{row['trade_s']} traded: {row['ratio']} x ({row['ratio_min']} to {row['ratio_max']});"
             f" equal pixels {row['equal_pixels'] or '-'} %, oIoU of the two {row['oiou'] or '-'} % "
-            f"({row['weights']} weights)",
+            f"(weights: {row['weights']})",
             flush=True,
         )
 
 
 @torch.inference_mode()
-def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    name: str, exact: VPDRefer, traded: VPDRefer, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """One row of the CSV."""
     device = arguments.device
-    exact = _exact(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        traded = _traded(name, exact, arguments, Path(folder))
     seconds: dict[str, list[float]] = {"exact": [], "trade": []}
     equal, both, either = [], 0, 0
     for number, (picture, asked) in enumerate(_pictures(arguments)):
@@ -94,7 +99,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             either += int((one | two).sum())
     medians = {way: statistics.median(found) for way, found in seconds.items()}
     ratios = [a / b for a, b in zip(seconds["exact"], seconds["trade"], strict=True)]
-    trained = arguments.weights is not None
+    weights = "random" if arguments.size == "full" else "pre-trained, head random"
+    weights = "trained" if arguments.weights is not None else weights
     comparable = name != "distilled UNet" and (name != "tiny_vae" or arguments.tiny_vae)
     return {
         "size": arguments.size,
@@ -104,8 +110,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "rounds": arguments.rounds,
         "device": device,
         "precision": arguments.precision,
-        "weights": "trained" if trained else "random" if arguments.size == "full" else "pre-trained,"
-        " head random",
+        "weights": weights,
         "exact_s": f"{medians['exact']:.4g}",
         "trade_s": f"{medians['trade']:.4g}",
         "ratio": f"{medians['exact'] / medians['trade']:.2f}",
@@ -138,10 +143,8 @@ def _exact(arguments: argparse.Namespace) -> VPDRefer:
     return model
 
 
-def _traded(
-    name: str, exact: VPDRefer, arguments: argparse.Namespace, folder: Path
-) -> VPDRefer:
-    """A copy of the exact model with one trade."""
+def _traded(name: str, exact: VPDRefer, arguments: argparse.Namespace, folder: Path) -> VPDRefer:
+    """A copy of the exact model with one trade; what it leaves alone is shared in memory."""
     if name == "distilled UNet":
         # The shapes of BK-SDM-Small: one layer a level less on both ways, and no middle.
         zoo = named("sd15" if arguments.size == "full" else "tiny")
@@ -152,12 +155,11 @@ def _traded(
         model = VPDRefer(DiffusionBackbone(parts, token_length=length), exact.head_config)
         model.sentence_batch = exact.sentence_batch
         return model.to(arguments.device).eval()
-    with torch.inference_mode(False):
-        traded = copy.deepcopy(exact)
-        wanted = dict(TRADES[name])
-        if name == "tiny_vae":
-            wanted["tiny_vae"] = arguments.tiny_vae or str(_random_tiny(exact, folder))
-        traded.backbone.trade(wanted)
+    traded = copy.deepcopy(exact, {id(weight): weight for weight in exact.parameters()})
+    wanted = dict(TRADES[name])
+    if name == "tiny_vae":
+        wanted["tiny_vae"] = arguments.tiny_vae or str(_random_tiny(exact, folder))
+    traded.backbone.trade(wanted)
     return traded
 
 
@@ -186,8 +188,7 @@ def _pictures(arguments: argparse.Namespace) -> Iterator[tuple[torch.Tensor, lis
         refer = REFER(root, "refshapes")
         for image_id in refer.getImgIds(refer.getRefIds(split="val"))[: arguments.rounds + 1]:
             asked = [s["sent"] for ref in refer.imgToRefs[image_id] for s in ref["sentences"]]
-            name = Path(refer.IMAGE_DIR) / refer.Imgs[image_id]["file_name"]
-            pixels = resize_picture(open_picture(name), arguments.side)
+            pixels = resize_picture(open_picture(refer.image_path(image_id)), arguments.side)
             yield pixels[None], asked[: arguments.sentences]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -180,7 +181,7 @@ class UNetFeatures:
         }
         return FeaturePyramid(tuple(reversed(features)), maps)
 
-    def _middle(self, middle: nn.Module, hidden: Tensor, context: Tensor, emb: Tensor) -> Tensor:
+    def _middle(self, middle: Any, hidden: Tensor, context: Tensor, emb: Tensor) -> Tensor:
         hidden = self._run(middle.resnets[0], hidden, emb)
         for layer, resnet in enumerate(middle.resnets[1:]):
             transformer = attention_of(middle, layer)
