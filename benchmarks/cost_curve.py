@@ -138,6 +138,8 @@ def draw(table: Path, png: Path) -> None:
                            capsize=2, label=f"{size}, {device}, {precision}")  # fmt: skip
             panel.set_xticks([int(row[curve]) for row in own])
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
         panel.set_ylabel("pairs a second")
         panel.grid(alpha=0.3)
     panels[0].set_xlabel("sentences of one picture")

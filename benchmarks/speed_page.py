@@ -18,6 +18,7 @@ RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "speed.md"
 PLOT = "cost_curve.png"
 ABSENT = "Not measured yet."
+NONE = "not comparable"
 Row = dict[str, str]
 Column = tuple[str, Callable[[Row], str]]
 
@@ -78,8 +79,8 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ("exact, s a pair", lambda row: row["exact_s"]),
             ("traded", lambda row: row["trade_s"]),
             ("ratio", lambda row: _range(row, "ratio", "ratio_min", "ratio_max")),
-            ("equal pixels, %", lambda row: row["equal_pixels"] or "–"),
-            ("oIoU with the exact masks, %", lambda row: row["oiou"] or "–"),
+            ("equal pixels, %", lambda row: row["equal_pixels"] or NONE),
+            ("oIoU with the exact masks, %", lambda row: row["oiou"] or NONE),
         ),
     ),
     "curve": (

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3, help="pictures, each run both ways")
     parser.add_argument("--only", nargs="+", choices=tuple(TRADES),
-                        help="(default: all; of tiny, those that need no other network)")  # fmt: skip
+                        help="(default: all; tiny: without the other networks)")  # fmt: skip
     parser.add_argument("--weights", type=Path, help="a trained segmenter")
     parser.add_argument("--tiny-vae", help="an AutoencoderTiny (default: random, for its time)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

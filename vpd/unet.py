@@ -128,6 +128,8 @@ class UNetFeatures:
                 f"the picture's sides must divide by 64; got {8 * h} x {8 * w} (height x width)"
             )
         unet = self.unet
+        if picture_index is not None:
+            picture_index = picture_index.to(latent.device)
         self._grid.cells = (h, w)
         emb = self.time(latent)
 
