@@ -4,10 +4,11 @@
 #   bash train.sh refcocog LOGDIR 8 --token_length 77 --splitBy umd
 # 0 GPUs: one process on the CPU. Several machines: set NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
 # MAX_RESTARTS=3: a killed process brings all back, up to 3 times, from the latest saved state.
+# On the CPU freed memory is kept, which is faster; RIS_KEEP_HEAP=0 leaves the allocator alone.
 # Exit code 75: stopped by a signal with its state saved; repeat the command with --resume auto.
 set -euo pipefail
 if [ $# -lt 3 ]; then
-  sed -n '2,7s/^# //p' "$0" >&2
+  sed -n '2,8s/^# //p' "$0" >&2
   exit 2
 fi
 dataset=$1 logdir=$2 gpus=$3

@@ -49,6 +49,11 @@ def save(
     info: entries for the card in config.json (image_size, scores, data set, ...).
     """
     folder = Path(folder)
+    if model.backbone.trades["int8"]:
+        raise CheckpointError(
+            "weights of trade int8 are rounded and cannot be saved; load the model without the "
+            "trade, and save that"
+        )
     frozen = frozen_names(model) if not model.backbone.source.startswith("random") else set()
     state = model.state_dict() if state is None else state
     kept = {name: value.contiguous().cpu() for name, value in state.items() if name not in frozen}
@@ -103,9 +108,10 @@ def load(
         weights_source: where the frozen weights lie here, if not where they lay when saving.
         text: CLIP text encoder for a released file (default: `openai/clip-vit-large-patch14`).
         config: for a released file whose number of heads is not 8 (see `load_released`).
-        options: override what the checkpoint says of the backbone (`attention_kernel`, ...).
+        options: override what the checkpoint says of the backbone (`attention_kernel`, `trades`).
 
     Raises:
+        vpd.ConfigError: an option does not fit the backbone.
         CheckpointError, vpd.WeightsError: name the file and what is wrong.
     """
     path = Path(path)
@@ -116,6 +122,7 @@ def load(
     described = read_config(path)
     architecture = described["backbone"]
     settings = {**architecture["options"], **options}
+    trades = settings.pop("trades", None)
     if token_length is not None and token_length != settings["token_length"]:
         raise CheckpointError(
             f"{path} was trained with token_length {settings['token_length']}, but {token_length} "
@@ -153,6 +160,7 @@ def load(
                 f"{frozen['fingerprint'][:12]}); name the original ones (ris test --weights, "
                 "ris predict or convert --sd)"
             )
+    model.backbone.trade(trades)  # they change weights: only now that all are there and checked
     return model.eval()
 
 

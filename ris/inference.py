@@ -134,6 +134,7 @@ def _decide(
         truncated=[length > model.backbone.token_length for length in lengths],
         boxes=tight_boxes(masks),
         no_target=none,
+        trades=model.backbone.trade_names,
     )
 
 

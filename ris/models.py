@@ -27,7 +27,12 @@ class PicturePreprocessor(BaseDataPreprocessor):
     """Moves a batch to the model's device and turns uint8 pictures into floats in [-1, 1] there."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        index = data.get("picture_index")
         data = self.cast_data(data)
+        if index is not None:
+            data["picture_index"] = (
+                index  # the host reads it: from the device it would have to wait
+            )
         if data["image"].dtype == torch.uint8:
             data["image"] = normalise(data["image"])
         return data
@@ -204,13 +209,12 @@ class VPDRefer(BaseModel):
                     f"{len(text)} sentences and {len(latent)} pictures: picture_index must say "
                     "which picture each sentence is asked of"
                 )
-            picture_index = torch.arange(len(text), device=latent.device) % len(latent)
-        picture_index = picture_index.to(latent.device)
+            picture_index = torch.arange(len(text)) % len(latent)
         for start in range(0, len(text), self.sentence_batch):
             part = slice(start, start + self.sentence_batch)
             # Only the pictures of this part: the UNet's picture-only work runs once for each.
             pictures, index = picture_index[part].unique(return_inverse=True)
-            yield latent[pictures], text[part], index
+            yield latent.index_select(0, pictures.to(latent.device)), text[part], index
 
     def refresh_caches(self) -> None:
         """Take notice of what other processes have kept on disk since."""

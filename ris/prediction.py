@@ -5,7 +5,7 @@ Shapes: S expressions, T tokens, H W the picture's own size, h w cells of the at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Prediction:
         edges.
     captions, spans: of grounding models, which also take "[a circle] next to [a square]": for each
         answer the caption it was asked in, and the characters [start, end) that are its phrase.
+    trades: what was given up for speed (`vpd.trades`), for people; empty on the exact path.
     """
 
     expressions: list[str]
@@ -50,6 +51,7 @@ class Prediction:
     has_boxes: bool = False
     captions: list[str] | None = None
     spans: list[tuple[int, int]] | None = None
+    trades: list[str] = field(default_factory=list)
 
     def words(self, index: int) -> list[tuple[str, np.ndarray]]:
         """(word, float32 [h, w]) of expression `index`: the mean map of the word's pieces.

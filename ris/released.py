@@ -162,6 +162,11 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
             "the released layout has no place for LoRA weights, and needs the text adapter; "
             "save a folder instead"
         )
+    if backbone.trade_names:
+        raise CheckpointError(
+            f"the released layout has no place for trades ({', '.join(backbone.trade_names)}); "
+            "load the model without them"
+        )
     own = model.state_dict()
     state = {}
     for released, name in released_names(model).items():

@@ -54,7 +54,8 @@ def described(found: Prediction, name: str) -> dict[str, Any]:
     """JSON values of a prediction: the picture's `name`, size, and for each of the S expressions
     score, box (xyxy in pixels, None where empty), area in pixels, and the mask as COCO RLE
     {'size': [H, W], 'counts': str}, which pycocotools decodes; score and mask are None of models
-    that answer with boxes alone. Phrases also name their caption and span."""
+    that answer with boxes alone. Phrases also name their caption and span; trades in use are
+    named."""
     height, width = found.masks.shape[1:]
     rles = coco.encode(np.asfortranarray(found.masks.transpose(1, 2, 0), dtype=np.uint8))
     answers: list[dict[str, Any]] = []
@@ -75,4 +76,5 @@ def described(found: Prediction, name: str) -> dict[str, Any]:
         if found.no_target is not None:
             answer["no_target"] = float(found.no_target[index])
         answers.append(answer)
-    return {"picture": name, "height": height, "width": width, "answers": answers}
+    content = {"picture": name, "height": height, "width": width, "answers": answers}
+    return {**content, "trades": found.trades} if found.trades else content

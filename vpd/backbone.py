@@ -10,14 +10,15 @@ A latent depends on the picture alone, a context on the sentence alone: `encode_
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vpd import attention, cache, convolution, text, weights
+from vpd import attention, cache, convolution, int8, text, weights
+from vpd import trades as trade
 from vpd.errors import ConfigError
 from vpd.unet import STRIDES, FeaturePyramid, UNetFeatures
 from vpd.zoo import named
@@ -40,6 +41,9 @@ class DiffusionBackbone(nn.Module):
         attention_maps: join the cross-attention maps to the pyramid.
         text_adapter: False leaves the text features as CLIP gives them.
         latent_scale: factor on the latent; the published code uses 1.0, not SD's 0.18215.
+        channels_last: keep UNet and VAE with the channels innermost. The same sums in another
+            order: faster on many devices, but no longer the same bits.
+        trades: options that give up exactness for speed (`vpd.trades`); none by default.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class DiffusionBackbone(nn.Module):
         checkpointing: bool = False,
         compiled: bool = False,
         lora_rank: int = 16,
+        channels_last: bool = False,
+        trades: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if unet_mode not in UNET_MODES:
@@ -75,6 +81,7 @@ class DiffusionBackbone(nn.Module):
             "checkpointing": checkpointing,
             "compiled": compiled,
             "lora_rank": lora_rank,
+            "channels_last": channels_last,
         }
         self.source = components.source
         self.token_length = token_length
@@ -107,6 +114,12 @@ class DiffusionBackbone(nn.Module):
         self._set_unet_mode(lora_rank)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
         self._texts_on_disk: cache.TensorCache | None = None
+        if channels_last:
+            for part in (self.unet, self.vae):
+                part.to(memory_format=torch.channels_last)
+        self._tiny_latents: trade.TinyLatents | None = None
+        self.trades: dict[str, Any] = trade.checked(None)
+        self.trade(trades)
 
     @classmethod
     def from_name(
@@ -145,6 +158,8 @@ class DiffusionBackbone(nn.Module):
             raise ConfigError(
                 f"the picture's sides must divide by 64; got {height} x {width} (height x width)"
             )
+        if self._tiny_latents is not None:
+            return self._tiny_latents(picture) * self.latent_scale
         return self.vae.encode(picture).latent_dist.mode() * self.latent_scale
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -212,10 +227,13 @@ class DiffusionBackbone(nn.Module):
         """The cache of latents of pictures of `size` (H, W) pixels, by the digest of their resized
         uint8 pixels (see `vpd.cache`)."""
         shape = (self.vae.config.latent_channels, size[0] // 8, size[1] // 8)
-        depends = [
-            cache.weights_digest(self.vae.encoder),
-            cache.weights_digest(self.vae.quant_conv),
-        ]
+        tiny = self._tiny_latents
+        parts = [self.vae.encoder, self.vae.quant_conv] if tiny is None else [tiny.encoder]
+        depends = [cache.weights_digest(part) for part in parts]
+        if tiny is not None:
+            depends.append(f"tiny x {tiny.factor!r}")
+        if self.options["channels_last"]:
+            depends.append("channels last")  # other rounding
         kind = self.vae.device.type
         rounding = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "none"
         depends.append(f"mode x {self.latent_scale!r}, autocast {rounding}")
@@ -248,6 +266,37 @@ class DiffusionBackbone(nn.Module):
             )
         return self.features(latent, self.adapter(text_features), picture_index)
 
+    def trade(self, wanted: Mapping[str, Any] | None) -> None:
+        """Put trades to use, once, when the weights are in place; there is no way back.
+
+        wanted: `vpd.trades` by name; those not named stay off.
+
+        Raises:
+            ConfigError: an unknown trade, a value out of range, one that does not fit this
+                backbone, or a second call.
+            WeightsError: the tiny autoencoder cannot be loaded.
+        """
+        found = trade.checked(wanted)
+        if not trade.names(found):
+            return
+        if trade.names(self.trades):
+            raise ConfigError(f"trades are made once; there are {', '.join(self.trade_names)}")
+        if found["int8"]:
+            if self.unet_mode != "frozen":
+                raise ConfigError("trade int8 needs unet_mode='frozen': 8-bit weights do not learn")
+            int8.quantise(self.unet)
+        if found["merge_tokens"]:
+            self.features.merge_tokens(found["merge_tokens"], found["merge_levels"])
+        if found["tiny_vae"] is not None:
+            self._tiny_latents = trade.TinyLatents(found["tiny_vae"], self.vae.config)
+            self._tiny_latents.encoder.to(self.vae.device)
+        self.trades = self.options["trades"] = found
+
+    @property
+    def trade_names(self) -> list[str]:
+        """The trades in use, for people; empty on the exact path."""
+        return trade.names(self.trades)
+
     def _set_unet_mode(self, lora_rank: int) -> None:
         self.unet.requires_grad_(self.unet_mode == "finetune")
         # The published pass never reaches these two; no optimizer and no DDP should wait for them.
@@ -279,6 +328,9 @@ class DiffusionBackbone(nn.Module):
         """Moving or casting the module makes cached text features stale."""
         if hasattr(self, "_text_cache"):
             self._text_cache.clear()
+            self.features.time.forget()
+            if self._tiny_latents is not None:  # no submodule: it is in no checkpoint
+                self._tiny_latents.encoder._apply(fn)
         return super()._apply(fn, recurse)
 
     def architecture(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,6 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vpd import attention
 from vpd.errors import ConfigError
+from vpd.merging import Grid, MergingProcessor
+from vpd.timestep import ConstantTime
 
 STRIDES = (8, 16, 32, 64)
 MAP_LEVELS = (1, 2)  # levels whose cross-attention maps join the pyramid: strides 16 and 32
@@ -58,7 +61,8 @@ class UNetFeatures:
     No module of its own: the UNet stays registered with its owner, once.
 
     Args:
-        unet: the diffusers UNet; four levels, as in every Stable Diffusion 1.x and 2.x.
+        unet: the diffusers UNet; four levels, as in every Stable Diffusion 1.x and 2.x. Distilled
+            ones with fewer layers a level, or without a middle, are read in the same way.
         timestep: the constant timestep (published code: 1).
         maps: also form the cross-attention maps of levels 1 and 2.
         map_gradient: let the loss reach the UNet through the maps (published code: it does not).
@@ -88,6 +92,8 @@ class UNetFeatures:
             raise ConfigError("checkpointing recomputes the maps, so map_gradient cannot be kept")
         self.unet = unet
         self.timestep = timestep
+        self.time = ConstantTime(unet, timestep)
+        self._grid = Grid()
         self.checkpointing = checkpointing
         attention.install(unet, kernel)
         self.map_layers: dict[int, list[attention.MapProcessor]] = {}
@@ -122,9 +128,10 @@ class UNetFeatures:
                 f"the picture's sides must divide by 64; got {8 * h} x {8 * w} (height x width)"
             )
         unet = self.unet
-        time = torch.full((1,), self.timestep, dtype=torch.long, device=latent.device)
-        # One embedding for the whole batch: it broadcasts, the timestep being constant.
-        emb = unet.time_embedding(unet.time_proj(time).to(latent.dtype))
+        if picture_index is not None:
+            picture_index = picture_index.to(latent.device)
+        self._grid.cells = (h, w)
+        emb = self.time(latent)
 
         def pairs(x: Tensor) -> Tensor:
             return x if picture_index is None else x.index_select(0, picture_index)
@@ -146,15 +153,10 @@ class UNetFeatures:
                 hidden = downsampler(hidden)
                 skips.append((hidden, met_text))
 
-        middle = unet.mid_block
         if not met_text:
             hidden = pairs(hidden)
-        hidden = self._run(middle.resnets[0], hidden, emb)
-        for layer, resnet in enumerate(middle.resnets[1:]):
-            transformer = attention_of(middle, layer)
-            if transformer is not None:
-                hidden = self._attend(transformer, hidden, context)
-            hidden = self._run(resnet, hidden, emb)
+        if unet.mid_block is not None:
+            hidden = self._middle(unet.mid_block, hidden, context, emb)
 
         features: list[Tensor] = []
         for position, block in enumerate(unet.up_blocks):
@@ -180,6 +182,30 @@ class UNetFeatures:
             for level, processors in self.map_layers.items()
         }
         return FeaturePyramid(tuple(reversed(features)), maps)
+
+    def _middle(self, middle: Any, hidden: Tensor, context: Tensor, emb: Tensor) -> Tensor:
+        hidden = self._run(middle.resnets[0], hidden, emb)
+        for layer, resnet in enumerate(middle.resnets[1:]):
+            transformer = attention_of(middle, layer)
+            if transformer is not None:
+                hidden = self._attend(transformer, hidden, context)
+            hidden = self._run(resnet, hidden, emb)
+        return hidden
+
+    def merge_tokens(self, ratio: float, levels: int = 1) -> None:
+        """Merge tokens in the self-attention of the `levels` finest levels that have any.
+
+        ratio: share of the tokens (`vpd.merging`). Raises ConfigError where fewer levels have one.
+        """
+        found = {level: list(self_attention_layers(self.unet, level)) for level in range(3)}
+        having = [level for level, layers in found.items() if layers]
+        if len(having) < levels:
+            raise ConfigError(
+                f"merge_levels is {levels}; levels {having} of this UNet have self-attention"
+            )
+        for level in having[:levels]:
+            for layer in found[level]:
+                layer.set_processor(MergingProcessor(layer.processor, ratio, self._grid, level))
 
     def _run(self, module: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -230,7 +256,17 @@ def attention_of(block: nn.Module, layer: int) -> Transformer2DModel | None:
 
 def cross_attention_layers(unet: UNet2DConditionModel, level: int) -> Iterator[Attention]:
     """Cross-attention layers at 1/2^level of the latent: up blocks first, as published."""
+    for block in _transformer_blocks(unet, level):
+        yield block.attn2
+
+
+def self_attention_layers(unet: UNet2DConditionModel, level: int) -> Iterator[Attention]:
+    """Self-attention layers at 1/2^level of the latent."""
+    for block in _transformer_blocks(unet, level):
+        yield block.attn1
+
+
+def _transformer_blocks(unet: UNet2DConditionModel, level: int) -> Iterator[BasicTransformerBlock]:
     for blocks, index in ((unet.up_blocks, len(STRIDES) - 1 - level), (unet.down_blocks, level)):
         for transformer in getattr(blocks[index], "attentions", None) or ():
-            for block in transformer.transformer_blocks:
-                yield block.attn2
+            yield from transformer.transformer_blocks

@@ -16,6 +16,13 @@ model = dict(
         checkpointing=False,  # recompute activations: less memory, more time
         compiled=False,  # torch.compile by blocks: the first steps wait for it
         lora_rank=16,
+        channels_last=False,  # another order of sums: often faster, no longer the same bits
+        trades=dict(  # speed for accuracy; whatever is scored with one says so
+            tiny_vae=None,  # an AutoencoderTiny such as TAESD: folder or Hub id
+            merge_tokens=0.0,  # share of the tokens merged in self-attention, up to 0.75
+            merge_levels=1,  # at how many levels, from the finest that has attention
+            int8=False,  # transformers of the UNet in 8 bits; for testing only
+        ),
     ),
     head=dict(type="VPDDecoder"),
     class_weight=(0.9, 1.1),

@@ -39,8 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
         if error.name != "gradio":
             raise
         raise OptionError(str(missing_extra("gradio", "app", "ris app"))) from error
+    from ris.allocator import keep_heap
     from ris.asking import Asker
     from ris.checkpoints import read_config
+    from ris.devices import choose_device
     from ris.predictor import Predictor
 
     weights = Path(arguments.weights)
@@ -56,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         dataset = str(read_config(weights)["info"].get("dataset", ""))
     else:
         extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
+    if choose_device(arguments.device).type == "cpu":
+        keep_heap()
     predictor = Predictor.from_pretrained(weights, device=arguments.device, **extra)
     with tempfile.TemporaryDirectory(prefix="ris-examples-") as folder:
         page = build(Asker(predictor), examples_for(Path(folder), dataset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 # option -> (config entry, type); names with an underscore are the published ones.
@@ -85,16 +86,25 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """{config entry: value} of the options that were given, `--set` last."""
-    from ris.errors import OptionError
-
-    entries = {entry for entry, _ in ENTRIES.values()}
-    found = {k: v for k, v in vars(arguments).items() if k in entries and v is not None}
+    known = {entry for entry, _ in ENTRIES.values()}
+    found = {k: v for k, v in vars(arguments).items() if k in known and v is not None}
     if "optim.lr" in found:
         found["optim.lr_batch"] = None  # a rate that was asked for is meant as it stands
-    for item in getattr(arguments, "set", []):
+    return {**found, **entries(getattr(arguments, "set", []), "--set")}
+
+
+def entries(items: Sequence[str], option: str) -> dict[str, Any]:
+    """{name: value} of `NAME=VALUE` items; a value that is no Python literal is a word.
+
+    Raises OptionError, which names the `option`, for an item without "=".
+    """
+    from ris.errors import OptionError
+
+    found: dict[str, Any] = {}
+    for item in items:
         name, equals, value = item.partition("=")
         if not equals:
-            raise OptionError(f"--set wants ENTRY=VALUE, got {item!r}")
+            raise OptionError(f"{option} wants NAME=VALUE, got {item!r}")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

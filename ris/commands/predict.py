@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ris.commands import options
+
 if TYPE_CHECKING:
     from ris.prediction import Prediction
     from ris.predictor import Predictor
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="CLIP text encoder for a released .pth")
     parser.add_argument("--num_heads", type=int, default=8, help="heads of a released .pth")
     parser.add_argument("--token_length", type=int, help="checked against the checkpoint")
+    parser.add_argument("--trade", nargs="+", default=[], metavar="NAME=VALUE", help="speed for "
+                        "accuracy: int8=True, merge_tokens=0.5, tiny_vae=FOLDER")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -100,6 +104,8 @@ def _predict(
 
 
 def _predictor(arguments: argparse.Namespace) -> Predictor:
+    from ris.allocator import keep_heap
+    from ris.devices import choose_device
     from ris.errors import OptionError
     from ris.hub import is_hub_id
     from ris.predictor import Predictor
@@ -114,6 +120,10 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
         extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
     elif arguments.sd:
         extra = {"weights_source": arguments.sd}
+    if arguments.trade:
+        extra["trades"] = options.entries(arguments.trade, "--trade")
+    if choose_device(arguments.device).type == "cpu":
+        keep_heap()
     return Predictor.from_pretrained(
         arguments.weights,
         device=arguments.device,

@@ -43,16 +43,25 @@ def run(arguments: argparse.Namespace) -> None:
     from ris.checkpoints import read_config
     from ris.engine.run import evaluate
     from ris.errors import OptionError
+    from vpd import trades
 
     if arguments.report and config.task != "res":
         raise OptionError(
             f"--report is for task res, not {config.task}: its result files hold counts only"
         )
     checkpoint = Path(arguments.checkpoint)
+    backbone = config.model.backbone
     work_dir = arguments.logdir or (
         f"work_dirs/test/{checkpoint.stem}_{config.data.dataset}_{arguments.split}"
     )
-    extra: dict[str, Any] = {"attention_kernel": config.model.backbone.attention_kernel}
+    extra: dict[str, Any] = {"attention_kernel": backbone.attention_kernel}
+    # What changes speed is the checkpoint's own, unless it is asked for here.
+    asked = options.overrides(arguments)
+    for name in ("compiled", "channels_last"):
+        if backbone[name] or f"model.backbone.{name}" in asked:
+            extra[name] = backbone[name]
+    if trades.names(backbone.trades) or any("model.backbone.trades" in entry for entry in asked):
+        extra["trades"] = backbone.trades.to_dict()
     if not checkpoint.is_dir():
         if config.model.backbone.source:
             raise OptionError(f"{checkpoint} brings its own weights; leave out --weights")
@@ -61,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         if config.model.backbone.source:
             extra["weights_source"] = config.model.backbone.source
         trained_at = read_config(checkpoint)["info"].get("image_size")
-        if trained_at and "data.image_size" not in options.overrides(arguments):
+        if trained_at and "data.image_size" not in asked:
             config.data.image_size = trained_at
     result = evaluate(
         config,

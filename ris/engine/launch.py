@@ -15,6 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch.distributed.rendezvous import rendezvous
 
+from ris import allocator
 from ris.errors import OptionError
 from ris.models import VPDRefer
 
@@ -58,6 +59,7 @@ def setup(device: str, timeout: float = 1800.0) -> str:
     if device == "cpu" or not torch.cuda.is_available():
         # mmengine decides on its device when it is imported, which was before this call.
         device_utils.DEVICE = "cpu"
+        allocator.keep_heap()
     # pkg_resources' and torch's own deprecation notices drown the progress lines.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pkg_resources.*")

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
+from ris import allocator
+
 PACKAGES = (
     "vpd-ris", "torch", "diffusers", "transformers", "mmengine", "mmsegmentation", "mmcv-lite",
     "numpy", "pillow", "pycocotools", "safetensors", "peft",
@@ -48,6 +50,7 @@ def environment() -> dict[str, Any]:
         "git_revision": git_revision(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "allocator": allocator.described(),
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
@@ -33,6 +33,7 @@ from ris.engine import (
     survival,
     syncnorm,
 )
+from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
 from ris.engine.signals import StopRequest
 from ris.engine.store import Store
@@ -75,6 +76,7 @@ def train(
         scores.update(result, seconds=seconds)
 
     metric = task.metric(config, val_data, work_dir, keep, False)
+    _name_trades(metric, model)
     store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
     rate = optim.learning_rate(settings["optim"], _total_batch(config))
@@ -114,7 +116,7 @@ def train(
     if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
         runner.val_loop.run()
     result = {
-        **_result(config, scores, val_data, started),
+        **_result(config, model, scores, val_data, started),
         f"best_val_{best_score(config)}": runner.message_hub.runtime_info.get("best_score"),
         "best_weights": str(best),
         "epochs": schedule.epochs,
@@ -174,6 +176,7 @@ def evaluate(
         scores.update(result, seconds=seconds)
 
     metric = task.metric(config, loader, work_dir, keep, keep_masks)
+    _name_trades(metric, model)
     runner = _runner(
         config,
         work_dir,
@@ -185,7 +188,7 @@ def evaluate(
     )
     _describe_files(runner, refer)
     runner.test()
-    result = {**_result(config, scores, loader, started), "checkpoint": str(checkpoint)}
+    result = {**_result(config, model, scores, loader, started), "checkpoint": str(checkpoint)}
     result["precision"] = precision
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
@@ -196,6 +199,8 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
     """The untrained system of the settings: backbone from its source, fresh head and adapter."""
     model = dict(settings["model"])
     backbone = dict(model.pop("backbone"))
+    if backbone.get("trades", {}).get("int8"):
+        raise OptionError("trade int8 passes no gradient on: train without it, test with it")
     name, source = backbone.pop("name"), backbone.pop("source")
     built = DiffusionBackbone.from_name(
         name,
@@ -286,15 +291,28 @@ def _runner(
     )
 
 
+def _name_trades(metric: BaseMetric, model: VPDRefer) -> None:
+    """Records and log say what was given up for speed; on the exact path there is nothing."""
+    if model.backbone.trade_names:
+        if isinstance(metric, ResMetric):
+            metric.header["trades"] = model.backbone.trade_names
+        print(f"not the exact path: trades {', '.join(model.backbone.trade_names)}", flush=True)
+
+
 def _result(
-    config: Config, scores: dict[str, Any], loader: DataLoader[Any], started: float
+    config: Config,
+    model: VPDRefer,
+    scores: dict[str, Any],
+    loader: DataLoader[Any],
+    started: float,
 ) -> dict[str, Any]:
     evaluated, task = data.pictures_of(loader), task_of(config)
+    trades = model.backbone.trade_names
     return {
         **identity(config),
         "split": evaluated.split,
         "scores": {name: value for name, value in scores.items() if name.startswith(task.scores)},
-        "protocol": task.protocol(config),
+        "protocol": {**task.protocol(config), **({"trades": trades} if trades else {})},
         "data_hash": evaluated.data_hash,
         "counts": {
             "pictures": len(evaluated),

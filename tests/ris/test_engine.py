@@ -8,12 +8,14 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ris.commands import tokens
 from ris.engine import optim, report, settings
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
 from ris.errors import OptionError
+from ris.models import PicturePreprocessor, VPDRefer
 from vpd import DiffusionBackbone
 
 
@@ -150,3 +152,58 @@ def test_the_schedule_is_poly_and_may_rise_first():
             expected = (1 - (step - warmup) / (10 - warmup)) ** 0.9
             assert rates[step] == pytest.approx(expected, rel=1e-9)
         assert rates[:warmup] == sorted(rates[:warmup])
+
+
+class Readings(TorchDispatchMode):
+    """Counts operations after which the host must know a value of the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "item", "nonzero", "_unique2", "is_nonzero", "equal"):
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_a_training_step_reads_nothing_from_the_device(mode):
+    model = VPDRefer(
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, unet_mode=mode),
+        latent_cache_mb=64,
+    ).train()
+    recipe = {"lr": 1e-3, "weight_decay": 0.0, "amsgrad": False, "precision": "fp32", "clip": 1.0}
+    wrapper = optim.build_optimizer(model, recipe, "cpu")
+    assert wrapper.optimizer.defaults["fused"]
+    image, mask = torch.randn(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.uint8)
+    words = model.backbone.encode_text(["a dog", "left"])
+    before = model.backbone.adapter.gamma.detach().clone()
+
+    def step() -> None:
+        wrapper.update_params(model(image, words, mask, mode="loss", image_id=[1, 2])["loss"])
+
+    step()
+    with Readings() as readings:
+        step()
+    assert not readings.found
+    assert not torch.equal(model.backbone.adapter.gamma, before)
+    with Readings() as readings:
+        float(wrapper.skipped)  # what counts does count
+    assert readings.found == {"_local_scalar_dense": 1}
+
+
+def test_which_picture_a_sentence_is_asked_of_is_known_to_the_host():
+    """On the meta device nothing can be read: what is asked of the index must not lie there."""
+    model = VPDRefer(
+        DiffusionBackbone.from_name("tiny", "random", token_length=8), sentence_batch=2
+    )
+    latent = torch.empty(3, 8, 8, 8, device="meta")
+    parts = list(model._in_parts(latent, ["a", "b", "c"], torch.tensor([2, 2, 0])))
+    assert [part[0].shape[0] for part in parts] == [1, 1]
+    assert [part[2].tolist() for part in parts] == [[0, 0], [0]]
+    preprocessor = PicturePreprocessor().to("meta")
+    batch = preprocessor({"image": torch.zeros(1, 3, 64, 64), "picture_index": torch.tensor([0])})
+    assert batch["image"].device.type == "meta"
+    assert batch["picture_index"].device.type == "cpu"

@@ -1,0 +1,92 @@
+"""The kept heap: page faults counted in processes of their own, switches, and who has the word."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ris import allocator
+
+GLIBC = pytest.mark.skipif(not allocator._is_glibc(), reason="Linux with glibc only")
+COUNT = """
+import resource, sys
+import torch
+from ris import allocator
+said = allocator.keep_heap() if sys.argv[1] == "keep" else None
+def work(times):
+    for _ in range(times):
+        torch.ones(16 << 20)  # 64 MiB, 16,384 pages
+work(20)  # the heap grows until it has a free place of that size below its reserve
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work(5)
+print(said, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, allocator.described())
+"""
+
+
+def count(repo, how: str, **variables: str) -> tuple[str, int, str]:
+    """What keep_heap said, page faults of the same work done again, and the description."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", **variables}
+    environment = {k: v for k, v in environment.items() if v}
+    command = [sys.executable, "-c", COUNT, how]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    said, faults, described = run.stdout.strip().splitlines()[-1].split(" ", 2)
+    return said, int(faults), described
+
+
+@GLIBC
+def test_memory_once_taken_is_not_faulted_in_again(repo):
+    _, plain, described = count(repo, "leave", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
+    assert plain >= 5 * 16384 // 512  # every block anew, be it in huge pages
+    assert described == "the system's"
+    said, kept, described = count(repo, "keep", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
+    assert (said, described) == ("True", "keeps its heap")
+    assert kept < plain / 10
+
+
+@GLIBC
+def test_it_can_be_switched_off_and_the_users_own_variables_win(monkeypatch):
+    called = []
+
+    class Library:
+        @staticmethod
+        def mallopt(parameter: int, value: int) -> int:
+            called.append(parameter)
+            return 1
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: Library)
+    monkeypatch.setattr(allocator, "_state", "the system's")
+    for name in (*allocator.SETTINGS, allocator.SWITCH, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(allocator.SWITCH, "0")
+    assert not allocator.keep_heap()
+    monkeypatch.delenv(allocator.SWITCH)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.mmap_max=5")
+    assert not allocator.keep_heap()
+    assert not called
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    assert allocator.keep_heap()
+    assert -4 not in called
+    assert len(called) == 2
+    assert allocator.described() == "keeps its heap, MALLOC_MMAP_MAX_=65536"
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
+    assert not allocator.keep_heap()
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", [True]), ("auto", [True])])
+def test_a_run_on_the_cpu_keeps_its_heap(monkeypatch, device, kept):
+    from ris.engine import launch
+
+    called = []
+    monkeypatch.setattr(launch.allocator, "keep_heap", lambda: called.append(True))
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    launch.setup(device)
+    assert called == kept
