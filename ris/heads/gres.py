@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ris.errors import OptionError
+
 Build = Callable[..., nn.Module]
 
 
@@ -40,6 +42,8 @@ class GRESHead(nn.Module):
         mask: config of the mask decoder.
         regions: False leaves the plain mask decoder, without minimap and no-target head.
         no_target: False leaves out the no-target head; a rule on the mask's size then decides.
+        existence: how the regions' votes on "nothing here" become one: 'mean' (ReLA), or 'any',
+            where one region that sees something outweighs the rest, and the mask is heard too.
         language: False keeps the regions from the words.
         grid: regions along each side (ReLA: 10).
         width, heads, feedforward: of the region tokens (ReLA: 256, 8, 2048).
@@ -58,6 +62,7 @@ class GRESHead(nn.Module):
         regions: bool = True,
         no_target: bool = True,
         language: bool = True,
+        existence: str = "mean",
         grid: int = 10,
         width: int = 256,
         heads: int = 8,
@@ -65,12 +70,15 @@ class GRESHead(nn.Module):
         mask_channels: int = 32,
     ) -> None:
         super().__init__()
+        if existence not in ("mean", "any"):
+            raise OptionError(f"existence {existence!r} is unknown; choose mean or any")
         config = dict(mask or {"type": "VPDDecoder"})
         channels = mask_channels if regions else 2
         self.decoder = build({**config, "num_classes": channels}, in_channels, text_channels)
         self.decoder_reads_words = bool(getattr(self.decoder, "reads_words", False))
         self.regions: RegionTokens | None = None
         self.nothing: nn.Module | None = None
+        self.any_evidence: AnyEvidence | None = None
         if regions:
             self.regions = RegionTokens(
                 in_channels, text_channels, grid, width, heads, feedforward, language
@@ -80,6 +88,7 @@ class GRESHead(nn.Module):
             self.own = nn.Parameter(torch.randn(2, mask_channels) / mask_channels**0.5)
             if no_target:
                 self.nothing = _mlp(width, width, 2)
+                self.any_evidence = AnyEvidence() if existence == "any" else None
 
     def forward(
         self, pyramid: Sequence[Tensor], text: Tensor, words: Tensor | None = None
@@ -96,8 +105,32 @@ class GRESHead(nn.Module):
         kernel = self.own + torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
         mask = torch.einsum("bam,bmhw->bahw", kernel, features)
         grid = minimap.transpose(1, 2).unflatten(2, (self.regions.grid, self.regions.grid))
-        nothing = None if self.nothing is None else self.nothing(tokens).mean(dim=1)
-        return GRESOutput(mask, grid, nothing)
+        if self.nothing is None:
+            return GRESOutput(mask, grid, None)
+        votes = self.nothing(tokens)
+        if self.any_evidence is None:
+            return GRESOutput(mask, grid, votes.mean(dim=1))
+        return GRESOutput(mask, grid, self.any_evidence(votes, mask))
+
+
+class AnyEvidence(nn.Module):
+    """Something is referred to if one place says so: a soft maximum over the regions' votes, their
+    mean, and the mask's surest cells. A mean alone asks every region of the picture."""
+
+    SUREST = 16  # cells of the mask; a small thing covers no more
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, votes: Tensor, mask: Tensor) -> Tensor:
+        """votes [B, Q, 2] and mask [B, 2, h, w], logits -> logits [B, 2]; channel 1: nothing."""
+        seen = votes[..., 0].float() - votes[..., 1].float()
+        cells = (mask[:, 1] - mask[:, 0]).float().flatten(1)
+        surest = cells.topk(min(self.SUREST, cells.shape[1]), dim=1).values.mean(dim=1)
+        there = seen.logsumexp(dim=1) + seen.mean(dim=1) + self.weight * surest + self.bias
+        return torch.stack([there, -there], dim=1) / 2
 
 
 class RegionTokens(nn.Module):

@@ -18,7 +18,7 @@ from ris.cli import main
 from ris.errors import OptionError
 from ris.general import GeneralRefer
 from ris.heads import build_head
-from ris.heads.gres import GRESOutput
+from ris.heads.gres import AnyEvidence, GRESHead, GRESOutput
 from ris.losses import GeneralLoss
 from ris.predictor import Predictor
 from vpd import DiffusionBackbone
@@ -38,6 +38,7 @@ def pyramid() -> list[torch.Tensor]:
     [
         ({}, True, True),
         ({"no_target": False}, True, False),
+        ({"existence": "any"}, True, True),
         ({"language": False}, True, True),
         ({"regions": False}, False, False),
         ({"mask": {"type": "WordDecoder", "channels": 16, "subpixel": 1}}, True, True),
@@ -236,3 +237,23 @@ def test_mixed_training_reads_both(general_root, tmp_path):
 
     counts.append(len(REFER(general_root, "refshapes").getRefIds(split="train")))
     assert metrics["train_refs"] == sum(counts)
+
+
+def test_any_evidence_hears_one_region_and_the_mask_a_mean_does_not():
+    rule = AnyEvidence()
+    votes, mask = torch.zeros(3, 64, 2), torch.full((3, 2, 8, 8), -1.0)
+    votes[..., 1] = 6.0  # every region: nothing here
+    votes[1, 5] = torch.tensor([30.0, 0.0])  # but one
+    mask[2, 1, :4, :4] = 60.0  # or the mask is sure of sixteen cells
+    nothing = rule(votes, mask).softmax(dim=1)[:, 1]
+    assert nothing[0] > 0.99
+    assert nothing[1] < 0.01
+    assert nothing[2] < 0.05
+    assert votes.mean(dim=1).softmax(dim=1)[1, 1] > 0.99
+    # Who is first does not matter.
+    assert torch.allclose(rule(votes.flip(1), mask.flip(2)), rule(votes, mask))
+
+
+def test_another_word_for_existence_is_refused():
+    with pytest.raises(OptionError, match="mean or any"):
+        GRESHead((8, 8, 8, 8), 4, build_head, existence="most")
