@@ -43,6 +43,10 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ),
             ("ours, s a pair", lambda row: _range(row, "ours_s", "ours_min", "ours_max")),
             ("ratio", lambda row: f"**{row['ratio']}**"),
+            (
+                "to the published way under the default allocator",
+                lambda row: row["ratio_to_default"],
+            ),
             ("GFLOP a pair", lambda row: f"{row['published_gflop']} and {row['ours_gflop']}"),
             ("of the device's limit", lambda row: f"{row['share_of_limit']} %"),
             ("equal pixels", lambda row: f"{row['equal_pixels']} %"),
@@ -65,6 +69,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
         (
             ("way", lambda row: row["way"]),
             ("size, picture, device, precision", _where),
+            ("convolutions", lambda row: row["convolutions"]),
             ("sentences at once", lambda row: row["sentences"]),
             ("GiB of weights", lambda row: row["loaded_gib"]),
             ("GiB above them", lambda row: row["above_gib"]),

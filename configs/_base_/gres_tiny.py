@@ -6,13 +6,14 @@ model = dict(
         _delete_=True,
         type="GRESHead",
         mask=dict(type="WordDecoder", channels=64, word_channels=64),
+        existence="any",
         grid=8,
         width=128,
         heads=4,
         feedforward=256,
     ),
     # Larger than ReLA's 0.1: its runs are hundreds of times longer.
-    loss_weights=dict(total=1.0, minimap=0.2, no_target=0.2),
+    loss_weights=dict(total=1.0, minimap=0.2, no_target=0.5),
 )
 data = dict(dataset="grefcoco")
 gres = dict(no_target=None, pixels=50, match="giou")
