@@ -163,7 +163,7 @@ def test_published_schedules_and_their_resume(wanted, rates, stop):
 
 
 def test_boxes_are_scored_in_the_pictures_own_pixels(tmp_path):
-    """Two processes' worth of one split; a mask's tight box stands in where there is no box."""
+    """And a mask's tight box stands in where there is no box."""
     metric = GroundMetric(GROUNDING_PROTOCOLS["reftr"], None, {"split": "val"},
                           [("a", 0), ("b", 0)], tmp_path)  # fmt: skip
     truth = [torch.tensor([[20.0, 10.0, 60.0, 30.0]], dtype=torch.float64)] * 2
