@@ -59,12 +59,12 @@ def ground_pictures(
     counts = text.token_counts(model.backbone.tokenizer, captions)
     found = []
     for number, size in enumerate(sizes):
-        own = [i for i, owner in enumerate(owners) if pictures[owner] == number]
-        one = _decide([answers[i] for i in own], size)
-        one.expressions = [captions[owners[i]][slice(*spans[i])] for i in own]
-        one.truncated = [counts[owners[i]] > model.backbone.token_length for i in own]
-        one.captions = [captions[owners[i]] for i in own]
-        one.spans = [spans[i] for i in own]
+        here = [i for i, owner in enumerate(owners) if pictures[owner] == number]
+        one = _decide([answers[i] for i in here], size)
+        one.expressions = [captions[owners[i]][slice(*spans[i])] for i in here]
+        one.truncated = [counts[owners[i]] > model.backbone.token_length for i in here]
+        one.captions = [captions[owners[i]] for i in here]
+        one.spans = [spans[i] for i in here]
         found.append(one)
     return found
 

@@ -127,7 +127,9 @@ class GroundRefer(VPDRefer):
             caption=torch.tensor(asked.caption, device=device),
             alone=backbone.encode_text(asked.phrases)[each, alone],
         )
-        found: GroundOutput = self.head(self.pyramid(latent, text, index).joined(), said)
+        pyramid = self.pyramid(latent, text, index)
+        maps = tuple(pyramid.maps[level] for level in sorted(pyramid.maps))
+        found: GroundOutput = self.head(pyramid.joined(), said._replace(maps=maps))
         return found
 
     @staticmethod

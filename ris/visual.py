@@ -56,20 +56,20 @@ def overlay(
         # Dimmed around the masks: no fill colour stands out from every picture.
         canvas[~np.any(there, axis=0)] *= DIM
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(masks))]
-    for mask, colour in zip(drawn_masks, colours, strict=True):
-        if mask is not None:
-            inside = mask.astype(bool)
+    for drawn_mask, colour in zip(drawn_masks, colours, strict=True):
+        if drawn_mask is not None:
+            inside = drawn_mask.astype(bool)
             canvas[inside] = (1 - ALPHA) * canvas[inside] + ALPHA * np.array(colour)
     # OpenCV draws into row-major memory only.
     drawn = np.ascontiguousarray(canvas.round().clip(0, 255).astype(np.uint8))
     thickness = max(1, round(max(drawn.shape[:2]) / 256))
-    for mask, colour in zip(drawn_masks, colours, strict=True):
-        if mask is not None:
-            _outline(drawn, mask, colour, thickness)
+    for drawn_mask, colour in zip(drawn_masks, colours, strict=True):
+        if drawn_mask is not None:
+            _outline(drawn, drawn_mask, colour, thickness)
     for truth in truths:
         _outline(drawn, _enlarged(truth, factor), (255, 255, 255), thickness)
-    for box in truth_boxes:
-        _frame(drawn, box * factor, (255, 255, 255), thickness)
+    for true in truth_boxes:
+        _frame(drawn, true * factor, (255, 255, 255), thickness)
     for box, colour in zip(boxes, colours, strict=False):
         if box is not None and not np.isnan(box).any():
             _frame(drawn, box * factor, colour, 2 * thickness)

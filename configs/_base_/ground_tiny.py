@@ -12,7 +12,7 @@ model = dict(
         map_channels=32,
         phrase_channels=8,
     ),
-    loss_weights=dict(l1=5.0, giou=2.0, edges=1.0, focal=20.0, dice=1.0),
+    loss_weights=dict(l1=5.0, giou=2.0, edges=1.0, focal=20.0, dice=3.0),
     auxiliary=True,
     divide_by="phrases",
 )

@@ -157,8 +157,9 @@ class PhraseDataset(Dataset[Item]):
         phrases = [record.phrases[position] for _, record, position in asked]
         truth = [torch.tensor(phrase.boxes, dtype=torch.float64) for phrase in phrases]
         around = torch.stack([hull(boxes) for boxes in truth])
-        item = {
-            "image": self._image(first),
+        image = self._image(first)
+        item: Item = {
+            "image": image,
             "image_id": first.image_id,
             "file_name": first.file_name,
             "original_size": (first.height, first.width),
@@ -175,7 +176,7 @@ class PhraseDataset(Dataset[Item]):
         if self.masks:
             item["masks"] = torch.stack([self._mask(record, p) for _, record, p in asked])
         if self.content:
-            item["content"] = hashlib.sha256(item["image"].numpy().tobytes()).digest()
+            item["content"] = hashlib.sha256(image.numpy().tobytes()).digest()
         return item if self.transform is None else self.transform(item)
 
     def _image(self, record: PhraseRecord) -> Tensor:

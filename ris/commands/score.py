@@ -25,8 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
         from refer.evaluation import gres
         from refer.evaluation.gres_table import gres_table
 
-        protocol = gres.GresProtocol(arguments.nt_rule, arguments.nt_pixels)
-        print(gres_table(gres.load(arguments.records, protocol), "all"))
+        rule = gres.GresProtocol(arguments.nt_rule, arguments.nt_pixels)
+        print(gres_table(gres.load(arguments.records, rule), "all"))
         return
     if Path(arguments.records).name.startswith("boxes_"):
         from refer.evaluation import (

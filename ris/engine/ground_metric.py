@@ -117,8 +117,12 @@ class GroundMetric(BaseMetric):
         assert self.masks is not None
         truth = batch["masks"].to(pred.device).bool()
         counts = [(pred & truth), (pred | truth), pred, truth]
+        both, either, found, true = torch.stack([one.sum((1, 2)) for one in counts]).tolist()
         self.masks.update_counts(
-            *torch.stack([one.sum((1, 2)) for one in counts]).tolist(),
+            both,
+            either,
+            found,
+            true,
             ref_ids=[self.places[key] for key in batch["keys"]],
             sent_ids=[0] * len(pred),
             masks=pred.cpu().numpy() if self.keep_masks else None,
@@ -131,7 +135,8 @@ class GroundMetric(BaseMetric):
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, (boxes.state(), masks and masks.state()))
             boxes = GroundingEvaluator(self.protocols[0])
-            masks = self.protocols[1] and ResEvaluator(self.protocols[1])
+            if self.protocols[1] is not None:
+                masks = ResEvaluator(self.protocols[1])
             for own, drawn in parts:
                 boxes.merge(GroundingEvaluator.from_state(self.protocols[0], own))
                 if masks is not None:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 class PhraseInput(NamedTuple):
     """What the words say: text float [C, T, D]; words bool [C, T], no padding there; inside bool
-    [S, T], tokens of the phrase; caption int64 [S]; alone float [S, D], the phrase by itself."""
+    [S, T], tokens of the phrase; caption int64 [S]; alone float [S, D], the phrase by itself; maps:
+    where each token looked, [C, T, h_l, w_l] a level, finest first, of a backbone that says so."""
 
     text: Tensor
     words: Tensor
     inside: Tensor
     caption: Tensor
     alone: Tensor
+    maps: tuple[Tensor, ...] = ()
 
 
 class GroundOutput(NamedTuple):

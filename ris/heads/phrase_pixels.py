@@ -1,5 +1,5 @@
 """`PhrasePixelHead`: every cell of the picture reads the caption once; each phrase then asks the
-cells by filters of its own, which give its mask and the edges of its box. Made for small backbones
+cells by filters of its own, and by where its tokens looked in the UNet. Made for small backbones
 and minutes of training; nothing here is published.
 
 Shapes: C captions, S phrases, T tokens, D text channels, C_l channels of level l, h w cells of the
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ris.errors import OptionError
 from ris.heads.ground_parts import GroundOutput, PhraseInput, mlp
 from ris.heads.reftr import check_answers
 from ris.heads.vpd_decoder import VPDDecoder
@@ -41,6 +42,10 @@ class PhrasePixelHead(nn.Module):
         phrase_channels: channels of a phrase's map, the first of them its mask's logits.
         subpixel: as for `VPDDecoder`.
         width: hidden width of what makes the filters, and of the convolutions along the profiles.
+        looks: levels of attention maps that are read (of the phrase's tokens, mean and maximum). A
+            map's place among the channels of the pyramid is its token's, which the cells cannot
+            know to be the phrase's; untrained, the mean over a phrase's tokens already points into
+            three of four of its boxes. 0 for a backbone without maps.
     """
 
     reads_words = True
@@ -57,6 +62,7 @@ class PhrasePixelHead(nn.Module):
         phrase_channels: int = 8,
         subpixel: int = 4,
         width: int = 64,
+        looks: int = 2,
     ) -> None:
         super().__init__()
         self.answers = check_answers(answers)
@@ -65,8 +71,16 @@ class PhrasePixelHead(nn.Module):
         )
         widths = [channels + word_channels for channels in in_channels]
         self.decoder = VPDDecoder(widths, channels, map_channels, subpixel, input_norm=True)
+        self.filters = mlp(2 * text_channels, width, phrase_channels * (map_channels + 1))
+        # The mask's logits are the first of a phrase's channels, the rest is for the edges.
         self.phrase_channels = phrase_channels if answers != "masks" else 1
-        self.filters = mlp(2 * text_channels, width, self.phrase_channels * (map_channels + 1))
+        self.norm = nn.BatchNorm2d(2 * looks) if looks else None
+        self.join = nn.Sequential(
+            nn.Conv2d(phrase_channels + 2 * looks, 4 * phrase_channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(4 * phrase_channels, self.phrase_channels, 1),
+        )
+        self.looks = looks
         self.edges = EdgeProfiles(phrase_channels, width) if answers != "masks" else None
 
     def forward(self, pyramid: Sequence[Tensor], said: PhraseInput) -> GroundOutput:
@@ -79,14 +93,33 @@ class PhrasePixelHead(nn.Module):
         inside = said.inside[..., None].to(said.text.dtype)
         pooled = (said.text[said.caption] * inside).sum(dim=1) / inside.sum(dim=1)
         filters = self.filters(torch.cat([pooled, said.alone], dim=1))
-        filters = filters.unflatten(1, (self.phrase_channels, -1))
+        filters = filters.unflatten(1, (-1, maps.shape[1] + 1))
         kernel, bias = filters[..., :-1] / maps.shape[1] ** 0.5, filters[..., -1]
         own = torch.einsum("sqm,smhw->sqhw", kernel, maps[said.caption]) + bias[..., None, None]
+        if self.norm is not None:
+            own = torch.cat([own, self.norm(self._looked(said, own.shape[-2:]))], dim=1)
+        own = self.join(own)
         mask = None if self.answers == "boxes" else own[:, 0]
         if self.edges is None:
             return GroundOutput(None, mask)
         edges = self.edges(own)
         return GroundOutput(expected_box(edges)[None], mask, edges)
+
+    def _looked(self, said: PhraseInput, size: torch.Size) -> Tensor:
+        """Where the phrase's tokens looked: [S, 2 * levels, *size]."""
+        if len(said.maps) != self.looks:
+            raise OptionError(
+                f"head.looks is {self.looks}, the backbone gives {len(said.maps)} levels of "
+                "attention maps; set model.head.looks to that (0 with attention_maps=False)"
+            )
+        inside = said.inside[:, :, None, None]
+        count = said.inside.sum(dim=1)[:, None, None]
+        found = []
+        for level in said.maps:
+            own = level[said.caption].float() * inside
+            both = torch.stack([own.sum(dim=1) / count, own.amax(dim=1)], dim=1)
+            found.append(F.interpolate(both, size=size, mode="bilinear", align_corners=False))
+        return torch.cat(found, dim=1)
 
 
 class EdgeProfiles(nn.Module):
