@@ -18,7 +18,14 @@ from ris.heads.vpd_decoder import VPDDecoder
 
 
 class PixelWordAttention(nn.Module):
-    """For each cell, the words that matter there: softmax over tokens of query . key, on values."""
+    """For each cell, the words that matter there: softmax over tokens of query . key, on values.
+
+    Attributes:
+        written_out: run the formula itself instead of torch's fused kernel, which rounds otherwise
+            and which no exporter knows without a dimension of heads.
+    """
+
+    written_out = False
 
     def __init__(self, in_channels: int, text_channels: int, channels: int) -> None:
         super().__init__()
@@ -30,9 +37,12 @@ class PixelWordAttention(nn.Module):
         """features [B, C, h, w], text [B, T, D] -> [B, W, h, w]."""
         query = self.query(features)
         height, width = query.shape[-2:]
-        words = F.scaled_dot_product_attention(
-            query.flatten(2).transpose(1, 2), self.key(text), self.value(text)
-        )
+        cells, keys, values = query.flatten(2).transpose(1, 2), self.key(text), self.value(text)
+        if self.written_out:
+            scale = cells.shape[-1] ** -0.5
+            words = (scale * cells @ keys.transpose(1, 2)).softmax(dim=-1) @ values
+        else:
+            words = F.scaled_dot_product_attention(cells, keys, values)
         return words.transpose(1, 2).unflatten(2, (height, width))
 
 
