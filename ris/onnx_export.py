@@ -63,7 +63,7 @@ class Parity(NamedTuple):
     def __str__(self) -> str:
         return (
             f"largest logit difference {self.difference:.2g} (logits reach {self.largest:.3g}), "
-            f"{100 * self.equal:.4g} % of the mask pixels equal, {self.sentences} sentences"
+            f"{100 * self.equal:.3f} % of the mask pixels equal, {self.sentences} sentences"
         )
 
 
@@ -88,16 +88,20 @@ def export(
         OptionError: the extra `onnx` is missing, the system or its head cannot be exported, or
             `folder` exists.
         CheckpointError: the files differ from torch by more than `tolerance`, or cannot be written.
+        As `Predictor.set_image` and `predict` for the picture and the sentences.
     """
     check_extra()
     folder = Path(folder)
     _check(predictor, folder)
+    # What is wrong with these is said before the minutes of tracing.
+    predictor.set_image(picture)
+    predictor.model.backbone.encode_text(sentences)
     beside = folder.with_name(folder.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
         _write(predictor, beside)
-        found = compare(predictor, OnnxPredictor(beside), picture, sentences)
+        found = compare(predictor, OnnxPredictor(beside), sentences)
         limit = tolerance * max(1.0, found.largest)
         if not found.difference <= limit or found.equal < EQUAL:
             raise CheckpointError(
@@ -116,11 +120,9 @@ def export(
     return found
 
 
-def compare(
-    predictor: Predictor, exported: OnnxPredictor, picture: Picture, sentences: Sequence[str]
-) -> Parity:
-    """Ask both the same; the first sentence also alone, since the number of sentences is free."""
-    predictor.set_image(picture)
+def compare(predictor: Predictor, exported: OnnxPredictor, sentences: Sequence[str]) -> Parity:
+    """Ask both of the picture that `predictor` has set; the first sentence also alone, since their
+    number is free."""
     assert predictor.picture is not None
     exported.set_image(predictor.picture)
     difference = largest = 0.0

@@ -139,23 +139,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             f'#!/bin/sh\nexec {sys.executable} -I -S {HERE / "client.py"} {first} "$@"\n'
         )
         (programs / name).chmod(0o755)
-    until = time.monotonic() + 250
-    while not door.exists():
-        assert server.poll() is None, "the server of the snippets ended"
-        assert time.monotonic() < until, "the server of the snippets did not start"
-        time.sleep(0.1)
-    yield {
-        **os.environ,
-        "SNIPPET_SERVER": str(door),
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHON": str(programs / "python"),
-        "PYTHONPATH": str(REPO),
-        "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    server.terminate()
-    server.wait(30)
+    try:
+        until = time.monotonic() + 250
+        while not door.exists():
+            assert server.poll() is None, "the server of the snippets ended"
+            assert time.monotonic() < until, "the server of the snippets did not start"
+            time.sleep(0.1)
+        yield {
+            **os.environ,
+            "SNIPPET_SERVER": str(door),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHON": str(programs / "python"),
+            "PYTHONPATH": str(REPO),
+            "MPLBACKEND": "Agg",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from refer.errors import MissingDataError
 from ris import Predictor, onnx_export
 from ris.cli import main
 from ris.errors import CheckpointError, OptionError
@@ -129,6 +130,11 @@ def test_what_cannot_be_exported_leaves_nothing(words, tmp_path, monkeypatch):
         onnx_export.export(Predictor(general, 64), tmp_path / "new", PICTURE, ["a", "b"])
     with pytest.raises(OptionError, match="exists"):
         onnx_export.export(words, tmp_path, PICTURE, ["a", "b"])
+
+    with pytest.raises(MissingDataError, match="absent"):
+        onnx_export.export(words, tmp_path / "new", tmp_path / "absent.png", ["a", "b"])
+    with pytest.raises(TextError, match="sentence 1 of 2"):
+        onnx_export.export(words, tmp_path / "new", PICTURE, ["a", ""])
 
     def refuse(*arguments: object, **options: object) -> None:
         raise RuntimeError("no such operator\nand much more")
