@@ -51,7 +51,7 @@ def data(root: Path) -> list[Path]:
         shutil.copy(path, photos / coco_name(int(path.stem.split("_")[1])))
     for name, made_by in REFERS.items():
         as_coco(made / "refshapes", home / name, f"refs({made_by})")
-    as_coco(made / "grefshapes", home / "grefcoco", "grefs(unc)")
+    as_coco(made / "grefcoco", home / "grefcoco", "grefs(unc)")
     return sorted(photos.iterdir())
 
 

@@ -69,6 +69,7 @@ def run(asked: dict) -> int:
         if first == "-m":
             sys.argv = rest
             sys.path.insert(0, asked["cwd"])
+            sys.modules.pop(rest[0], None)  # imported already: runpy would warn
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         elif first == "-c":
             sys.argv = ["-c", *rest[1:]]
