@@ -19,6 +19,7 @@ import torch
 from published_way import (
     RESULTS,
     SIDES,
+    as_tested,
     autocast,
     build,
     flop_limit,
@@ -81,25 +82,27 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     published; ours runs in the precision asked for."""
     model = build(arguments.size, arguments.device).eval()
     model.sentence_batch = arguments.sentence_batch
+    tested = as_tested(model, arguments.precision)
     device, times, equal, ties = arguments.device, {"published": [], "ours": []}, [], 0
     # A first, uncounted round: kernels are chosen and memory is taken.
     (warm,) = workload(1, 1, arguments.side)
     published(model, *warm)
     with autocast(device, arguments.precision):
-        ours(model, *warm)
+        ours(tested, *warm)
     for picture, asked, masks in workload(arguments.rounds, arguments.sentences, arguments.side):
         seconds, theirs = timed(
             lambda p=picture, a=asked, m=masks: published(model, p, a, m), device
         )
         times["published"].append(seconds / len(asked))
         with autocast(device, arguments.precision):
-            seconds, own = timed(lambda p=picture, a=asked, m=masks: ours(model, p, a, m), device)
+            seconds, own = timed(lambda p=picture, a=asked, m=masks: ours(tested, p, a, m), device)
         times["ours"].append(seconds / len(asked))
         equal.append((own == theirs).float().mean().item())
         if arguments.precision == "fp32":
             ties += _untied(model, picture, asked, own, theirs)
     picture, asked, masks = next(iter(workload(1, arguments.sentences, arguments.side)))
-    work = flops_of(lambda: ours(model, picture, asked, masks)) / len(asked)
+    with autocast(device, arguments.precision):
+        work = flops_of(lambda: ours(tested, picture, asked, masks)) / len(asked)
     theirs_work = flops_of(lambda: published(model, picture, asked[:1], masks[:1]))
     limit = flop_limit(device, arguments.precision)
     medians = {name: statistics.median(found) for name, found in times.items()}

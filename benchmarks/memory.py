@@ -29,7 +29,9 @@ from published_way import (
     workload,
 )
 
-KEYS = ("size", "side", "way", "sentences", "device", "precision")
+from vpd import convolution
+
+KEYS = ("size", "side", "way", "sentences", "device", "precision", "convolutions")
 
 
 def main() -> None:
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=4, help="in one batch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument("--convolutions", choices=("fast", "direct"), default="direct")
     parser.add_argument("--ways", nargs="+", default=["published", "ours"])
     parser.add_argument("--allocator", default="default", help=argparse.SUPPRESS)
     parser.add_argument("--csv", type=Path, default=RESULTS / "memory.csv")
@@ -53,7 +56,8 @@ def main() -> None:
         own = [
             "--ways", way, "--size", arguments.size, "--side", str(side), "--sentences",
             str(arguments.sentences), "--device", arguments.device, "--precision",
-            "fp32" if way == "published" else arguments.precision,
+            "fp32" if way == "published" else arguments.precision, "--convolutions",
+            arguments.convolutions,
         ]  # fmt: skip
         rows += in_child(__file__, own, "default")
     for row in rows:
@@ -68,6 +72,12 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     device = arguments.device
     model = build(arguments.size, device).eval()
     model.sentence_batch = arguments.sentences
+    if way == "ours":
+        if arguments.precision == "bf16":
+            model.lower_precision(torch.bfloat16)
+        if arguments.convolutions == "fast":
+            model.fast_convolutions()
+            convolution.prepare(model)
     loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, arguments.sentences, side)
     with autocast(device, arguments.precision):
@@ -84,6 +94,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
         "sentences": arguments.sentences,
         "device": device,
         "precision": arguments.precision,
+        "convolutions": "direct" if way == "published" else arguments.convolutions,
         "loaded_gib": f"{loaded:.2f}",
         "peak_gib": f"{peak:.2f}",
         "above_gib": f"{peak - loaded:.2f}",

@@ -8,6 +8,7 @@ and the head; scores on the CPU, one pair after the other. Ours: see `ris.models
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import json
 import os
@@ -28,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refer.transforms import normalise
 from ris.models import VPDRefer
-from vpd import DiffusionBackbone, attention, text
+from vpd import DiffusionBackbone, attention, convolution, text
 from vpd.weights import random_components
 from vpd.zoo import named
 
@@ -64,6 +65,18 @@ def build(size: str, device: str, **options: Any) -> VPDRefer:
     torch.manual_seed(0)
     backbone = DiffusionBackbone(parts, token_length=TOKENS, **options)
     return VPDRefer(backbone, {"type": "VPDDecoder"}).to(device)
+
+
+def as_tested(model: VPDRefer, precision: str) -> VPDRefer:
+    """A second model with the same weights, made ready as `ris test` does it. float32 weights are
+    shared with the first."""
+    shared = {} if precision == "bf16" else {id(one): one for one in model.parameters()}
+    own = copy.deepcopy(model, shared)
+    if precision == "bf16":
+        own.lower_precision(torch.bfloat16)
+    own.fast_convolutions()
+    convolution.prepare(own)
+    return own
 
 
 def use_kernel(model: VPDRefer, kernel: str) -> None:
@@ -188,12 +201,17 @@ def in_child(script: str, arguments: Sequence[str], allocator: str) -> list[dict
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV; none where there is none."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def save(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
     """Add rows to a CSV; an older row with the same `keys` is replaced."""
-    known: list[dict[str, Any]] = []
-    if path.is_file():
-        with open(path, newline="") as file:
-            known = list(csv.DictReader(file))
+    known = read(path)
     fresh = {tuple(str(row[key]) for key in keys) for row in rows}
     known = [row for row in known if tuple(row[key] for key in keys) not in fresh]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from published_way import (
     in_child,
     machine,
     peak_memory,
+    read,
     save,
     timed,
     use_kernel,
@@ -39,7 +40,10 @@ WAYS = {
     "published": {"unet_mode": "finetune", "attention_kernel": "eager", "checkpointing": True},
     "finetune": {"unet_mode": "finetune"},
     "finetune, checkpointing": {"unet_mode": "finetune", "checkpointing": True},
+    "finetune, in backward": {"unet_mode": "finetune"},
+    "finetune, checkpointing, in backward": {"unet_mode": "finetune", "checkpointing": True},
     "frozen": {"unet_mode": "frozen"},
+    "frozen, checkpointing": {"unet_mode": "frozen", "checkpointing": True},
 }
 
 
@@ -69,7 +73,16 @@ def main() -> None:
             "--precision", "fp32" if way == "published" else arguments.precision,
         ]  # fmt: skip
         rows += in_child(__file__, own, arguments.allocator)
-    base = next((row for row in rows if row["way"] == "published"), None)
+    same = ("size", "side", "device", "allocator")
+    known_rows = [*rows, *read(arguments.csv)]
+    base = next(
+        (
+            row
+            for row in known_rows
+            if row["way"] == "published" and all(str(row[n]) == str(rows[0][n]) for n in same)
+        ),
+        None,
+    )
     for row in rows:
         known = base is not None
         row["ratio"] = f"{float(base['seconds']) / float(row['seconds']):.2f}" if known else ""
@@ -91,7 +104,8 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
         use_kernel(model, "eager")
     model.train()
     settings = {"lr": 5e-5, "weight_decay": 1e-2, "amsgrad": False, "accumulate": 1, "clip": None,
-                "precision": arguments.precision}  # fmt: skip
+                "precision": arguments.precision,
+                "in_backward": way.endswith("in backward")}  # fmt: skip
     wrapper = build_optimizer(model, settings, device)
     loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, batch, side)

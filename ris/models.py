@@ -18,8 +18,9 @@ from refer.transforms import normalise
 from ris.errors import OptionError
 from ris.heads import build_head, reads_words
 from ris.losses import WeightedCrossEntropy
-from vpd import DiffusionBackbone, FeaturePyramid
+from vpd import DiffusionBackbone, FeaturePyramid, convolution
 from vpd.cache import TensorCache
+from vpd.precision import lower
 
 
 class PicturePreprocessor(BaseDataPreprocessor):
@@ -75,6 +76,7 @@ class VPDRefer(BaseModel):
         self.class_weight = tuple(class_weight)
         self.sentence_batch = sentence_batch
         self.ignore_sentence = ignore_sentence
+        self.test_dtype = torch.float32
         self.latent_cache_bytes = latent_cache_mb * 2**20
         self._latents: OrderedDict[int, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
@@ -114,6 +116,28 @@ class VPDRefer(BaseModel):
         if mode == "tensor":
             return self.logits(latent, text, image.shape[-2:], picture_index)
         raise OptionError(f"mode {mode!r} is unknown; choose loss, predict or tensor")
+
+    def lower_precision(self, dtype: torch.dtype) -> None:
+        """From now on `test_step` runs in `dtype` (autocast), and the weights are kept so.
+
+        The text encoder stays in float32. For scoring only: nothing trains any more.
+        """
+        self.test_dtype = dtype
+        self.requires_grad_(False)
+        for part in (self.backbone.unet, self.backbone.vae):
+            lower(part, dtype)
+
+    def fast_convolutions(self) -> None:
+        """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,
+        without gradient (see `vpd.convolution`)."""
+        self.backbone.fast_convolutions()
+        convolution.install(self.head)
+
+    def test_step(self, data: Any) -> Any:
+        """As mmengine's, in the precision that `lower_precision` set."""
+        device = next(self.parameters()).device.type
+        with torch.autocast(device, self.test_dtype, enabled=self.test_dtype != torch.float32):
+            return super().test_step(data)
 
     def logits(
         self,

@@ -54,6 +54,8 @@ class Predictor:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
+        if self.device.type == "cpu":
+            self.model.fast_convolutions()
         self.image_size = image_size if isinstance(image_size, int) else tuple(image_size)
         self.info = dict(info or {})
         self._latent: Tensor | None = None

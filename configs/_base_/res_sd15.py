@@ -57,6 +57,7 @@ optim = dict(
     warmup=0,  # steps of linear rise
     clip=None,  # largest gradient norm
     accumulate=1,
+    in_backward=False,  # update each parameter as its gradient comes: less memory, one process only
 )
 schedule = dict(epochs=40, batch_size=4, val_interval=1, print_freq=50)
 survival = dict(

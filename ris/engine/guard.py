@@ -58,15 +58,7 @@ class GuardedOptimWrapper(OptimWrapper):
         limit = float("inf") if self.clip is None else self.clip
         norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
         bad = (~torch.isfinite(norm)).float()
-        if self.skipped is None or self.streak is None:
-            self.skipped, self.streak = torch.zeros_like(bad), torch.zeros_like(bad)
-        self.skipped += bad
-        self.streak.add_(1).mul_(bad)
-        self.flags.append(bad)
-        for buffer, old in zip(self.running, self.before, strict=True):
-            kept = torch.where(bad > 0, old, buffer)
-            buffer.copy_(kept)
-            old.copy_(kept)
+        self._note(bad)
         if any(isinstance(parameter, DTensor) for parameter in parameters):
             # Sharded parameters and the plain flag cannot meet in one kernel: ask the host.
             if not bad.item():
@@ -76,6 +68,18 @@ class GuardedOptimWrapper(OptimWrapper):
         self.optimizer.found_inf = bad
         self.optimizer.grad_scale = None
         self.optimizer.step(**kwargs)
+
+    def _note(self, bad: Tensor) -> None:
+        """Count a step; one that was skipped leaves the running statistics as they were."""
+        if self.skipped is None or self.streak is None:
+            self.skipped, self.streak = torch.zeros_like(bad), torch.zeros_like(bad)
+        self.skipped += bad
+        self.streak.add_(1).mul_(bad)
+        self.flags.append(bad)
+        for buffer, old in zip(self.running, self.before, strict=True):
+            kept = torch.where(bad > 0, old, buffer)
+            buffer.copy_(kept)
+            old.copy_(kept)
 
     def take_flags(self) -> list[bool]:
         """For each step since the last call, whether it was skipped. Waits for the device."""

@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ris.engine.guard import GuardedOptimWrapper
+from ris.engine.in_backward import InBackwardOptimWrapper
 from ris.errors import OptionError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def precision(name: str) -> torch.dtype | None:
+    """The dtype of autocast; None is none. Raises OptionError for another name."""
+    if name not in PRECISIONS:
+        raise OptionError(f"precision {name!r} is unknown; choose {' or '.join(PRECISIONS)}")
+    return PRECISIONS[name]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -49,23 +57,22 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
     """Fused AdamW in an optim wrapper that skips steps whose gradient is not finite.
 
     settings: lr, weight_decay, amsgrad, precision (`fp32` | `bf16`), clip (max gradient norm or
-    None), accumulate (batches an optimizer step).
+    None), accumulate (batches an optimizer step), in_backward (`InBackwardOptimWrapper`).
     """
-    precision = settings["precision"]
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} is unknown; choose {' or '.join(PRECISIONS)}")
+    dtype = precision(settings["precision"])
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings["weight_decay"]),
         lr=settings["lr"],
         amsgrad=settings["amsgrad"],
         fused=True,
     )
-    return GuardedOptimWrapper(
+    wrapper = InBackwardOptimWrapper if settings.get("in_backward") else GuardedOptimWrapper
+    return wrapper(
         optimizer,
         accumulative_counts=settings.get("accumulate", 1),
         clip=settings.get("clip"),
         device=device,
-        dtype=PRECISIONS[precision],
+        dtype=dtype,
         running=running_statistics(model),
     )
 

@@ -135,10 +135,14 @@ def evaluate(
     split: str,
     device: str = "auto",
     keep_masks: bool = False,
+    precision: str = "fp32",
+    fast_convolutions: bool = True,
     load_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on a split; writes metrics.json and records_<split>.jsonl.
 
+    precision: `fp32`, or `bf16` for the pictures, the UNet and the head.
+    fast_convolutions: see `VPDRefer.fast_convolutions`; no effect on CUDA.
     load_options: what `ris.checkpoints.load` takes beside the token length.
     """
     started = time.time()
@@ -150,6 +154,9 @@ def evaluate(
         checkpoint, token_length=config.data.token_length, **(load_options or {})
     )
     model.sentence_batch = config.model.sentence_batch
+    model.lower_precision(optim.precision(precision) or torch.float32)
+    if fast_convolutions:
+        model.fast_convolutions()
     loader = data.picture_loader(refer, split, settings, _device_kind(device))
     scores: dict[str, Any] = {}
 
@@ -169,6 +176,7 @@ def evaluate(
     _describe_files(runner, refer)
     runner.test()
     result = {**_result(config, scores, loader, started), "checkpoint": str(checkpoint)}
+    result["precision"] = precision
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
     return result
