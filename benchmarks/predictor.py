@@ -1,16 +1,18 @@
 """What a further expression about the same picture costs: set the picture once, ask many times.
 
-    python benchmarks/predictor.py [--size full] [--device cuda] [--rounds 5]
+    python benchmarks/predictor.py [--size full] [--device cuda] [--rounds 5] [--docs]
 
 The first expression pays for the picture (one VAE pass) and itself; the second pays for itself.
 Passes of the VAE are counted, not assumed. Weights are random: they do not change the time. Each
-round is another picture and two expressions that were never asked. Rows go to benchmarks/results/;
-`python benchmarks/tables.py` puts them into the pages.
+round is another picture and two expressions that were never asked. Rows go to benchmarks/results/,
+with --docs into docs/results.md too.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import os
 import statistics
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,16 @@ from published_way import RESULTS, SIDES, WORDS, build, machine, save, timed
 from ris.predictor import Predictor
 
 KEYS = ("size", "side", "device", "dtype")
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "results.md"
+BEGIN, END = "<!-- predictor:begin -->", "<!-- predictor:end -->"
+COLUMNS = {
+    "model": "{size}, {side} px",
+    "device, precision": "{device}, {dtype}",
+    "first expression (VAE passes)": "{first_s} s ({first_vae})",
+    "second (VAE passes)": "{second_s} s ({second_vae})",
+    "ratio": "{ratio} ({ratio_min} to {ratio_max})",
+    "machine": "{machine}",
+}
 
 
 def main() -> None:
@@ -32,6 +44,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--csv", type=Path, default=RESULTS / "predictor.csv")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/results.md")
     arguments = parser.parse_args()
     row = measure(
         arguments.size,
@@ -46,6 +59,27 @@ def main() -> None:
         f"{row['first_s']} s ({row['first_vae']} VAE passes), second {row['second_s']} s "
         f"({row['second_vae']}): {row['ratio']} x [{row['ratio_min']}, {row['ratio_max']}]"
     )
+    if arguments.docs:
+        draft = DOCS.with_suffix(".partial")
+        draft.write_text(filled(DOCS.read_text(), arguments.csv))
+        os.replace(draft, DOCS)
+
+
+def filled(text: str, path: Path) -> str:
+    """The page with the table of the CSV at `path` between its marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(path)}\n{END}{rest.split(END)[1]}"
+
+
+def table(path: Path) -> str:
+    """The rows of the CSV as Markdown."""
+    if not path.is_file():
+        return "Not measured yet."
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines += [" | ".join(cell.format(**row) for cell in COLUMNS.values()) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def measure(size: str, side: int, rounds: int, device: str, dtype: str) -> dict[str, Any]:

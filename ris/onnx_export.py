@@ -34,7 +34,7 @@ from ris.models import VPDRefer
 from ris.onnx_runtime import CARD, FILES, FORMAT, TOKENIZER, OnnxPredictor
 from ris.predictor import Predictor
 from ris.version import __version__
-from vpd import text
+from vpd import convolution, text
 from vpd.errors import missing_extra
 
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ def _write(predictor: Predictor, folder: Path) -> None:
     with torch.no_grad():
         latent = backbone.encode_image(pixels)
         features = backbone.encode_text(["one", "two of them"])
-    _graph(_Pictures(model), ["pixels"], folder / "picture.onnx", (pixels,), (), "latent")
-    _graph(_Texts(model), ["ids"], folder / "text.onnx", (ids,), (0,), "text")
     with _written_out(model):
+        _graph(_Pictures(model), ["pixels"], folder / "picture.onnx", (pixels,), (), "latent")
+        _graph(_Texts(model), ["ids"], folder / "text.onnx", (ids,), (0,), "text")
         segments, names = _Segments(model, (height, width)), ["latent", "text"]
         _graph(segments, names, folder / "segment.onnx", (latent, features), (1,), "logits")
     tokenizer = backbone.tokenizer.backend_tokenizer
@@ -274,14 +274,20 @@ def _graph(
 
 @contextmanager
 def _written_out(model: VPDRefer) -> Iterator[None]:
+    """Layers that run a kernel of this project's own, or one without a translation, as formulas."""
     layers = [module for module in model.modules() if isinstance(module, PixelWordAttention)]
+    fast = [(part, type(part)) for part in convolution.installed(model)]
     for layer in layers:
         layer.written_out = True
+    for part, own in fast:
+        part.__class__ = own.__base__  # type: ignore[assignment]
     try:
         yield
     finally:
         for layer in layers:
             layer.written_out = False
+        for part, own in fast:
+            part.__class__ = own
 
 
 def _card(predictor: Predictor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of measurements in the pages are those of the CSVs, and every CSV has its table."""
+"""The measured tables of docs/results.md are those of their rows, and what they count is so."""
 
 from __future__ import annotations
 
@@ -20,29 +20,21 @@ def benchmark(repo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     return module
 
 
-def test_the_page_is_what_the_csvs_say(repo, monkeypatch):
-    tables = benchmark(repo, "tables", monkeypatch)
+def test_the_page_is_what_the_rows_say(repo, monkeypatch):
+    predictor = benchmark(repo, "predictor", monkeypatch)
     page = (repo / "docs" / "results.md").read_text()
-    assert tables.filled(page) == page, "run python benchmarks/tables.py"
+    rows = repo / "benchmarks" / "results" / "predictor.csv"
+    assert predictor.filled(page, rows) == page, "run python benchmarks/predictor.py --docs"
 
 
-def test_every_csv_has_its_place_in_a_page(repo):
-    pages = [repo / "README.md", *(repo / "docs").glob("*.md")]
-    text = "".join(page.read_text() for page in pages)
-    for path in (repo / "benchmarks" / "results").glob("*.csv"):
-        assert f"<!-- {path.stem}:begin -->" in text, f"{path.name} stands in no page"
-
-
-def test_a_table_shows_its_rows_and_their_columns(repo, monkeypatch, tmp_path):
-    tables = benchmark(repo, "tables", monkeypatch)
-    table = tables.Table({"what": "{a}, {b} px", "time": "{s} s"})
-    assert table.of(tmp_path / "absent.csv") == "Not measured yet."
+def test_a_table_shows_its_rows(repo, monkeypatch, tmp_path):
+    predictor = benchmark(repo, "predictor", monkeypatch)
+    assert predictor.table(tmp_path / "absent.csv") == "Not measured yet."
+    monkeypatch.setattr(predictor, "COLUMNS", {"what": "{a}, {b} px", "time": "{s} s"})
     (tmp_path / "one.csv").write_text("a,b,s\nfull,512,2.5\n")
-    assert table.of(tmp_path / "one.csv") == (
+    assert predictor.table(tmp_path / "one.csv") == (
         "| what | time |\n| --- | --- |\n| full, 512 px | 2.5 s |"
     )
-    with pytest.raises(ValueError, match="predictor:begin"):
-        tables.filled("no marks")
 
 
 @pytest.mark.slow
