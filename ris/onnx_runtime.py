@@ -49,7 +49,8 @@ class OnnxPredictor:
             raise missing_extra(str(error.name), "onnx", "OnnxPredictor") from error
         folder = Path(folder)
         self.card = read_card(folder)
-        self.image_size: tuple[int, int] = tuple(self.card["image_size"])
+        height, width = self.card["image_size"]
+        self.image_size = int(height), int(width)
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
             self._run = {
