@@ -116,7 +116,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="nothing at .*nowhere; give a folder"):
+    with pytest.raises(CheckpointError, match="nothing at nowhere; give a folder"):
         checkpoints.load("nowhere")
     with pytest.raises(CheckpointError, match="text-to-image model and no segmenter"):
         checkpoints.load(EMBEDDED_FOLDER)
