@@ -1,12 +1,15 @@
 # make demo   train, evaluate and look at a segmenter on generated data, nothing downloaded
 # make test   the tests; make check adds lint, types and the layer laws
 # make docs   the documentation site, in site/
+# make extras the optional packages, without which the tests that want them are skipped
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXTRAS := $(VENV)/.extras
+LOCK := $(VENV)-lock
 
-.PHONY: demo test quick check docs lock clean
+.PHONY: demo test quick check extras docs lock clean
 
 # The exact torch pin comes first: an unpinned one would bring several GB of CUDA packages.
 $(STAMP): requirements.txt pyproject.toml
@@ -31,15 +34,29 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The extra is installed here alone: neither training nor tests want it. Constraints keep it from
-# moving a tested version.
+# Constraints keep the extras from moving a tested version.
+extras: $(EXTRAS)
+$(EXTRAS): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    -c requirements.txt -e '.[app,docs,notebook,onnx]'
+	touch $(EXTRAS)
+
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
 	    -c requirements.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The versions in use here, but only of what tests and training want: a fresh environment leaves out
+# extras, and whatever else came in by hand.
 lock: $(STAMP)
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.txt
+	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
+	$(BIN)/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > $(LOCK)/here.txt
+	$(LOCK)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK)/here.txt setuptools torch
+	$(LOCK)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    -c $(LOCK)/here.txt '.[dev]'
+	$(LOCK)/bin/pip freeze --all --exclude pip --exclude vpd-ris | sed 's/+cpu$$//' \
+	    > $(LOCK)/requirements.txt
+	mv $(LOCK)/requirements.txt requirements.txt && rm -rf $(LOCK)
 
 clean:
-	rm -rf work_dirs site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf work_dirs site $(LOCK) .pytest_cache .mypy_cache .ruff_cache

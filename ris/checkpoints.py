@@ -115,6 +115,11 @@ def load(
         CheckpointError, vpd.WeightsError: name the file and what is wrong.
     """
     path = Path(path)
+    if not path.exists() and path.suffix not in weights.FILE_SUFFIXES:
+        raise CheckpointError(
+            f"there is nothing at {path}; give a folder that training wrote (config.json and "
+            "model.safetensors), a released .pth, or the Hub id (owner/name) of a segmenter"
+        )
     if not path.is_dir():
         return load_released(
             path, config, token_length=token_length, text=text or DEFAULT_TEXT, **options
@@ -224,6 +229,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
         if described["format"] != FORMAT:
             raise CheckpointError(f"{file} has format {described['format']!r}, not {FORMAT!r}")
     except FileNotFoundError:
+        if (Path(path) / "model_index.json").is_file():
+            raise CheckpointError(
+                f"{path} is a text-to-image model and no segmenter; train one on it: ris train "
+                f"--weights {path}"
+            ) from None
         raise CheckpointError(
             f"{path} is no checkpoint folder: config.json and model.safetensors are needed"
         ) from None

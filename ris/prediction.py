@@ -16,26 +16,29 @@ WORD_END = "</w>"  # CLIP's mark on the last piece of a word
 class Prediction:
     """What one call of `Predictor.predict` found, at the picture's own size.
 
-    expressions: the S expressions asked.
-    masks: bool [S, H, W].
-    probabilities: float32 [S, H, W] in [0, 1], softmax of the two channels.
-    scores: float32 [S] in [0, 1]: mean probability inside the mask, 0 where the mask is empty.
-    truncated: for each expression, whether it had more tokens than the model takes.
-    boxes: float32 [S, 4], the tight box of each mask, xyxy in pixels of the picture, the far edges
-        exclusive (x2 - x1 is the width); NaN where the mask is empty.
-    no_target: float32 [S] in [0, 1], probability that nothing in the picture is meant, of models
-        that were trained to say so (above 0.5 the mask is empty); None of others.
-    attention: where each token looked, on request: float32 [S, T, h, w] in [0, 1], summing to 1
-        over T. Coarse: one cell for 16 x 16 pixels of the model's square, which the whole picture
-        is squashed to, so h = w = 32 for 512; T maps at the picture's size would take gigabytes.
-    tokens: beside `attention`, the T tokens of each expression as CLIP's pieces (`</w>` ends a
-        word), the begin token first, the end token and the padding last.
-    has_masks: False of models that answer with boxes alone: masks are then empty, scores NaN.
-    has_boxes: the boxes were predicted as such, not read off the masks, and cut at the picture's
-        edges.
-    captions, spans: of grounding models, which also take "[a circle] next to [a square]": for each
-        answer the caption it was asked in, and the characters [start, end) that are its phrase.
-    trades: what was given up for speed (`vpd.trades`), for people; empty on the exact path.
+    Attributes:
+        expressions: the S expressions asked.
+        masks: bool [S, H, W].
+        probabilities: float32 [S, H, W] in [0, 1], softmax of the two channels.
+        scores: float32 [S] in [0, 1]: mean probability inside the mask, 0 where the mask is empty.
+        truncated: S bools: whether the expression had more tokens than the model takes.
+        boxes: float32 [S, 4], the tight box of each mask, xyxy in pixels of the picture, the far
+            edges exclusive (x2 - x1 is the width); NaN where the mask is empty.
+        no_target: float32 [S] in [0, 1], probability that nothing in the picture is meant, of
+            models that were trained to say so (above 0.5 the mask is empty); None of others.
+        attention: where each token looked, on request: float32 [S, T, h, w] in [0, 1], summing to
+            1 over T. Coarse: one cell for 16 x 16 pixels of the model's square, which the whole
+            picture is squashed to, so h = w = 32 for 512; T maps at the picture's size would take
+            gigabytes.
+        tokens: beside `attention`, the T tokens of each expression as CLIP's pieces (`</w>` ends a
+            word), the begin token first, the end token and the padding last.
+        has_masks: False of models that answer with boxes alone: masks are then empty, scores NaN.
+        has_boxes: the boxes were predicted as such, not read off the masks, and cut at the
+            picture's edges.
+        captions, spans: of grounding models, which also take "[a circle] next to [a square]": for
+            each answer the caption it was asked in, and the characters [start, end) that are its
+            phrase.
+        trades: what was given up for speed (`vpd.trades`), for people; empty on the exact path.
     """
 
     expressions: list[str]

@@ -6,26 +6,20 @@ Shapes: S sentences, T tokens, D channels of the text encoder.
 from __future__ import annotations
 
 import gzip
-import html
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import ftfy
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from vpd.cleaning import clean
 from vpd.errors import ConfigError, TextError
 
 CHUNK = 8  # sentences that go through the encoder together
 CLIP_MERGES = 48894  # lines 1 to 48894 of the vocabulary file are the merges of the 49,408 tokens
-
-
-def clean(sentence: str) -> str:
-    """Mend unicode and html entities, collapse white space, lower the case, as CLIP does."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(sentence))).split()).lower()
 
 
 @lru_cache(maxsize=1)

@@ -241,8 +241,9 @@ class UNetFeatures:
             for block in rest:
                 tokens = block(tokens, encoder_hidden_states=context)
             residual = pairs(hidden)
+            # Its shape, not its len, which would become a constant when the model is exported.
             return transformer._get_output_for_continuous_inputs(
-                tokens, residual, len(residual), h, w, width
+                tokens, residual, residual.shape[0], h, w, width
             )
 
         return self._run(attend, hidden, context)

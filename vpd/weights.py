@@ -6,7 +6,8 @@ Every source ends as the same `Components`; `backbone.py` does not know which on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_log
 
 from vpd import files, infer, keys, untrained
 from vpd.errors import WeightsError
@@ -22,6 +24,20 @@ from vpd.text import clip_tokenizer
 from vpd.zoo import EMBEDDED, EMBEDDED_FOLDER, Zoo
 
 FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
+
+
+@contextmanager
+def _quietly(source: Path) -> Iterator[None]:
+    """Without the bar that transformers draws while it copies tensors out of a file that lies here;
+    a download keeps its bars, which the same switch would hide."""
+    if not source.is_dir() or not transformers_log.is_progress_bar_enabled():
+        yield
+        return
+    transformers_log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_log.enable_progress_bar()
 
 
 @dataclass
@@ -103,9 +119,10 @@ def from_diffusers(source: str | Path) -> Components:
         vae = AutoencoderKL.from_pretrained(
             where, subfolder="vae", variant=variant, torch_dtype=torch.float32
         )
-        text_encoder = CLIPTextModel.from_pretrained(
-            where, subfolder="text_encoder", variant=variant, dtype=torch.float32
-        )
+        with _quietly(folder):
+            text_encoder = CLIPTextModel.from_pretrained(
+                where, subfolder="text_encoder", variant=variant, dtype=torch.float32
+            )
         tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
     except Exception as error:  # the loaders raise a dozen types; each becomes one that says where
         cure = (
@@ -256,7 +273,8 @@ def load_text(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
         return part, clip_tokenizer()
     inner = {"subfolder": "text_encoder"} if (path / "text_encoder").is_dir() else {}
     try:
-        encoder = CLIPTextModel.from_pretrained(str(source), dtype=torch.float32, **inner)
+        with _quietly(path):
+            encoder = CLIPTextModel.from_pretrained(str(source), dtype=torch.float32, **inner)
     except Exception as error:  # the loader raises many types; each becomes one that says where
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+from ris.commands import loading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", required=True, help="checkpoint folder or released .pth")
+    parser.add_argument("--weights", required=True, help="checkpoint folder, Hub id of one, or "
+                        "released .pth")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets "
                         "other machines in, without a password (default: %(default)s)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
@@ -17,10 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-mb", type=int, default=20, help="largest upload in megabytes "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("--sd", help="Stable Diffusion weights, where the checkpoint's own source "
-                        "is not reachable")  # fmt: skip
-    parser.add_argument("--text", help="CLIP text encoder for a released .pth")
-    parser.add_argument("--num_heads", type=int, default=8, help="heads of a released .pth")
+    loading.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -41,26 +40,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise OptionError(str(missing_extra("gradio", "app", "ris app"))) from error
     from ris.allocator import keep_heap
     from ris.asking import Asker
-    from ris.checkpoints import read_config
     from ris.devices import choose_device
     from ris.predictor import Predictor
 
-    weights = Path(arguments.weights)
     if arguments.max_mb < 1:
         raise OptionError(f"--max-mb is {arguments.max_mb}; want 1 or more")
-    if arguments.text and weights.is_dir():
-        raise OptionError("--text is for a released .pth; a checkpoint folder knows its CLIP")
-    if arguments.sd and not weights.is_dir():
-        raise OptionError("--sd is for a checkpoint folder; a released .pth brings its weights")
-    extra: dict[str, Any] = {"weights_source": arguments.sd} if arguments.sd else {}
-    dataset = ""
-    if weights.is_dir():
-        dataset = str(read_config(weights)["info"].get("dataset", ""))
-    else:
-        extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
+    extra = loading.options(arguments, arguments.weights)
     if choose_device(arguments.device).type == "cpu":
         keep_heap()
-    predictor = Predictor.from_pretrained(weights, device=arguments.device, **extra)
+    predictor = Predictor.from_pretrained(arguments.weights, device=arguments.device, **extra)
+    dataset = str(predictor.info.get("dataset", ""))
     with tempfile.TemporaryDirectory(prefix="ris-examples-") as folder:
         page = build(Asker(predictor), examples_for(Path(folder), dataset))
         serve(

@@ -1,38 +1,83 @@
-"""Convert a checkpoint: a folder to the released .pth layout, or a released .pth to a folder."""
+"""Convert a checkpoint: to a folder, to the released .pth layout, or to ONNX (--to onnx).
+
+ONNX: a folder of three graphs, a tokenizer and model.json, which runs without torch. Before it is
+written, its masks of a picture are compared with torch's. Needs the extra 'onnx'.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ris.commands import loading
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="checkpoint folder, or released .pth")
-    parser.add_argument("target", help="NAME.pth for the released layout, else a folder")
-    parser.add_argument("--text", help="CLIP text encoder to keep with a released .pth")
-    parser.add_argument("--num_heads", type=int, default=8, help="heads of a released .pth")
-    parser.add_argument("--sd", help="Stable Diffusion weights, if they have moved")
+    parser.add_argument("source", help="checkpoint folder, Hub id of one, or released .pth")
+    parser.add_argument("target", help="new file or folder")
+    parser.add_argument("--to", choices=("folder", "pth", "onnx"), help="(default: pth for a "
+                        "target NAME.pth, else folder)")  # fmt: skip
+    loading.add(parser)
+    onnx = parser.add_argument_group("for ONNX")
+    onnx.add_argument("--img_size", type=int, help="side of the square that pictures are squashed "
+                      "to (default: the checkpoint's, or 512)")  # fmt: skip
+    onnx.add_argument("--picture", help="to compare torch and ONNX on (default: a generated one)")
+    onnx.add_argument("--sentences", nargs="+", help="two or more to compare on")
+    onnx.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of logits, "
+                      "relative to the largest logit (default: %(default)s)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from ris import checkpoints
     from ris.errors import OptionError
-    from ris.released import save_released
 
-    source, target = Path(arguments.source), Path(arguments.target)
+    target = Path(arguments.target)
+    kind = arguments.to or ("pth" if target.suffix == ".pth" else "folder")
     if target.exists():
         raise OptionError(f"{target} exists; name a new file or folder")
-    if source.is_dir():
-        model = checkpoints.load(source, weights_source=arguments.sd)
+    if kind == "onnx":
+        _to_onnx(arguments, target)
     else:
-        model = checkpoints.load(
-            source, text=arguments.text, config={"num_heads": arguments.num_heads}
-        )
-    if target.suffix == ".pth":
-        save_released(model, target)
+        _to_torch(arguments, target, kind)
+    print(f"written: {target}")
+
+
+def _to_torch(arguments: argparse.Namespace, target: Path, kind: str) -> None:
+    from ris.predictor import Predictor
+    from ris.released import save_released
+
+    source = arguments.source
+    predictor = Predictor.from_pretrained(
+        source, device="cpu", **loading.options(arguments, source)
+    )
+    if kind == "pth":
+        save_released(predictor.model, target)
     else:
         # The source file may go away: the folder gets every weight.
-        model.backbone.source = f"random (all weights inside; converted from {source.name})"
-        card = checkpoints.read_config(source)["info"] if source.is_dir() else {}
-        checkpoints.save(model, target, **card)
-    print(f"written: {target}")
+        predictor.save_pretrained(target, whole=True)
+
+
+def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
+    from ris import onnx_export
+    from ris.errors import OptionError
+    from ris.predictor import Predictor
+
+    onnx_export.check_extra()
+    if arguments.sentences and len(arguments.sentences) < 2:
+        raise OptionError("--sentences wants two or more: their number is free in the files")
+    source = arguments.source
+    extra = loading.options(arguments, source)
+    # Compiled blocks cannot be traced, and only this kernel is known to exporters.
+    predictor = Predictor.from_pretrained(
+        source, device="cpu", dtype="float32", compiled=False, attention_kernel="sdpa", **extra
+    )
+    if arguments.img_size:
+        predictor.image_size = arguments.img_size
+    picture, sentences = onnx_export.generated(onnx_export.square(predictor))
+    found = onnx_export.export(
+        predictor,
+        target,
+        arguments.picture or picture,
+        arguments.sentences or sentences,
+        tolerance=arguments.tolerance,
+    )
+    print(f"onnxruntime against torch: {found}")

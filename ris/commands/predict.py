@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ris.commands import options
+from ris.commands import loading, options
 
 if TYPE_CHECKING:
     from ris.prediction import Prediction
@@ -34,10 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 "
                         "(default: float32 on the CPU, bfloat16 on CUDA)")  # fmt: skip
-    parser.add_argument("--sd", help="Stable Diffusion weights, where the checkpoint's own source "
-                        "is not reachable")  # fmt: skip
-    parser.add_argument("--text", help="CLIP text encoder for a released .pth")
-    parser.add_argument("--num_heads", type=int, default=8, help="heads of a released .pth")
+    loading.add(parser)
     parser.add_argument("--token_length", type=int, help="checked against the checkpoint")
     parser.add_argument("--trade", nargs="+", default=[], metavar="NAME=VALUE", help="speed for "
                         "accuracy: int8=True, merge_tokens=0.5, tiny_vae=FOLDER")  # fmt: skip
@@ -106,20 +103,9 @@ def _predict(
 def _predictor(arguments: argparse.Namespace) -> Predictor:
     from ris.allocator import keep_heap
     from ris.devices import choose_device
-    from ris.errors import OptionError
-    from ris.hub import is_hub_id
     from ris.predictor import Predictor
 
-    folder = Path(arguments.weights).is_dir() or is_hub_id(arguments.weights)
-    if arguments.text and folder:
-        raise OptionError("--text is for a released .pth; a checkpoint folder knows its CLIP")
-    if arguments.sd and not folder:
-        raise OptionError("--sd is for a checkpoint folder; a released .pth brings its weights")
-    extra: dict[str, Any] = {}
-    if not folder:
-        extra = {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
-    elif arguments.sd:
-        extra = {"weights_source": arguments.sd}
+    extra = loading.options(arguments, arguments.weights)
     if arguments.trade:
         extra["trades"] = options.entries(arguments.trade, "--trade")
     if choose_device(arguments.device).type == "cpu":

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="bf16 is faster where the processor has it; a few pixels in a "
                         "thousand change")  # fmt: skip
     parser.add_argument("--fast-convolutions", action=argparse.BooleanOptionalAction, default=True,
-                        help="on a CPU: fewer multiplications, equal within float32 rounding, half "
-                        "a GiB more memory at Stable Diffusion's size")  # fmt: skip
+                        help="on a CPU: fewer multiplications, equal within float32 rounding, one "
+                        "GiB more memory at Stable Diffusion's size")  # fmt: skip
     names = [
         "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
         "--overlap", "--workers", "--weights", "--attention", "--sentence_batch", "--model_id",

@@ -66,7 +66,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
             raise OptionError(
                 f"config entry {name!r} is unknown; {path} has {', '.join(sorted(known))}"
             )
-    config.merge_from_dict(dict(overrides or {}))
+    laid_over = dict(overrides or {})
+    head = laid_over.get("model.head")
+    if isinstance(head, dict) and "type" in head:
+        # Another head has other arguments: it takes over none of the config's.
+        laid_over["model.head"] = {"_delete_": True, **head}
+    config.merge_from_dict(laid_over)
     data = config.data
     if data.token_length is None:
         data.token_length = default_token_length(data.dataset)

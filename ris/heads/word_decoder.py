@@ -18,7 +18,14 @@ from ris.heads.vpd_decoder import VPDDecoder
 
 
 class PixelWordAttention(nn.Module):
-    """For each cell, the words that matter there: softmax over tokens of query . key, on values."""
+    """For each cell, the words that matter there: softmax over tokens of query . key, on values.
+
+    Attributes:
+        written_out: run the formula itself instead of torch's fused kernel, which rounds otherwise
+            and which no exporter knows without a dimension of heads.
+    """
+
+    written_out = False
 
     def __init__(self, in_channels: int, text_channels: int, channels: int) -> None:
         super().__init__()
@@ -31,12 +38,15 @@ class PixelWordAttention(nn.Module):
         (None: all) -> [B, W, h, w]."""
         query = self.query(features)
         height, width = query.shape[-2:]
-        words = F.scaled_dot_product_attention(
-            query.flatten(2).transpose(1, 2),
-            self.key(text),
-            self.value(text),
-            attn_mask=None if read is None else read[:, None],
-        )
+        cells, keys, values = query.flatten(2).transpose(1, 2), self.key(text), self.value(text)
+        allowed = None if read is None else read[:, None]
+        if self.written_out:
+            scores = cells.shape[-1] ** -0.5 * cells @ keys.transpose(1, 2)
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, float("-inf"))
+            words = scores.softmax(dim=-1) @ values
+        else:
+            words = F.scaled_dot_product_attention(cells, keys, values, attn_mask=allowed)
         return words.transpose(1, 2).unflatten(2, (height, width))
 
 

@@ -14,7 +14,7 @@ from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone, WeightsError
 from vpd.weights import load_components
-from vpd.zoo import ZOO
+from vpd.zoo import EMBEDDED_FOLDER, ZOO
 
 
 def system(mode: str = "frozen", source: object = "random", **head: object) -> VPDRefer:
@@ -116,6 +116,10 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(folder)
     (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="nothing at nowhere; give a folder"):
+        checkpoints.load("nowhere")
+    with pytest.raises(CheckpointError, match="text-to-image model and no segmenter"):
+        checkpoints.load(EMBEDDED_FOLDER)
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         checkpoints.load(folder)
 

@@ -45,6 +45,9 @@ def test_overrides_are_checked():
     assert settings.load(path, {"data.image_size": 256}).data.image_size == 256
     head = settings.load(path, {"model.head.channels": 64}).model.head
     assert head == {"type": "VPDDecoder", "channels": 64}
+    tiny = settings.find_config("res", "refcoco", "tiny", 128)  # its head has arguments of its own
+    other = {"type": "mmseg.FPNHead", "channels": 32}
+    assert settings.load(tiny, {"model.head": other}).model.head == other
     with pytest.raises(OptionError, match=r"'optim\.rate' is unknown.*optim\.lr"):
         settings.load(path, {"optim.rate": 1})
     with pytest.raises(OptionError, match="batch_size must be 1 or more"):
