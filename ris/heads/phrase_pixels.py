@@ -7,10 +7,11 @@ finest level, M channels of a caption's map, Q of a phrase's, s the decoder's su
 along a side.
 
 A box is read off the profiles of the phrase's map: the most telling cell of each column, and the
-mean of the column, give by convolution along the row of columns a distribution over where the left
-and the right edge are; rows give the upper and lower. The box is the expected place of each edge
-(as integral regression has it: Sun et al. 2018; Li et al. 2020, generalized focal loss), so edges
-fall between cells and the loss on boxes reaches every cell.
+mean of the column, say by convolution along the row of columns how likely the phrase's things reach
+it. The left edge is the first such column from the left, the right edge the first from the right
+(so that "two circles" get one box around both); rows give the upper and lower. The box is the
+expected place of each edge (as integral regression has it: Sun et al. 2018; Li et al. 2020,
+generalized focal loss), so edges fall between cells and the loss on boxes reaches every cell.
 """
 
 from __future__ import annotations
@@ -136,6 +137,10 @@ class EdgeProfiles(nn.Module):
             nn.ReLU(),
             nn.Conv1d(hidden, 2, 5, padding=2),
         )
+        last = self.along[-1]
+        assert isinstance(last, nn.Conv1d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, -3.0)  # of some sixty columns few are the first
 
     def forward(self, maps: Tensor) -> Tensor:
         """[S, Q, h, w] -> float [S, 4, N], N = max(h, w), in the order x1, y1, x2, y2."""
@@ -146,9 +151,17 @@ class EdgeProfiles(nn.Module):
             side if side.shape[2] == longest else F.interpolate(side, longest, mode="linear")
             for side in sides
         ]
-        low, high = self.along(torch.cat(sides)).float().unbind(dim=1)
+        reached = self.along(torch.cat(sides)).float()
+        low = first_place(reached[:, 0])
+        high = first_place(reached[:, 1].flip(1)).flip(1)
         (left, top), (right, bottom) = low.chunk(2), high.chunk(2)
         return torch.stack([left, top, right, bottom], dim=1)
+
+
+def first_place(logits: Tensor) -> Tensor:
+    """Logits [S, N] of each place being reached -> log-probability [S, N] that it is the first."""
+    before = F.logsigmoid(-logits)
+    return F.logsigmoid(logits) + before.cumsum(dim=1) - before
 
 
 def expected_box(edges: Tensor) -> Tensor:

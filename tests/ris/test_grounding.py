@@ -12,7 +12,7 @@ from refer.boxes import to_pixels, to_shares
 from ris.errors import OptionError
 from ris.ground_loss import GroundLoss, dice_loss, edge_loss, focal_loss, generalized_iou
 from ris.heads import GroundOutput, PhraseInput, build_head
-from ris.heads.phrase_pixels import expected_box
+from ris.heads.phrase_pixels import expected_box, first_place
 from ris.phrase_text import ask, bracketed
 from vpd.errors import TextError
 from vpd.text import clean, clip_tokenizer, token_spans
@@ -75,6 +75,20 @@ def test_edges_between_two_places_are_shared_out():
     for edge, place in enumerate((1, 0, 3, 4)):  # x1 .25, y1 0, x2 .75, y2 1
         sure[0, edge, place] = 100.0
     assert torch.allclose(expected_box(sure), torch.tensor([[0.5, 0.5, 0.5, 1.0]]))
+
+
+def test_the_first_place_that_is_reached():
+    """Written out, and a row that is sure: the edges of two things are those around both."""
+    logits = torch.randn(1, 6)
+    share = logits.sigmoid()[0].tolist()
+    expected, none_before = [], 1.0
+    for one in share:
+        expected.append(one * none_before)
+        none_before *= 1 - one
+    assert first_place(logits).exp()[0].tolist() == pytest.approx(expected, rel=1e-4)
+    row = torch.tensor([[-30.0, -30, 30, 30, -30, 30, -30, -30]])
+    assert first_place(row).argmax() == 2
+    assert first_place(row.flip(1)).flip(1).argmax() == 5
 
 
 def test_losses_are_summed_over_phrases_and_divided_as_asked():
