@@ -282,24 +282,24 @@ def _written_out(model: VPDRefer) -> Iterator[None]:
     for layer in layers:
         layer.written_out = True
     for part, own in fast:
-        part.__class__ = own.__base__  # type: ignore[assignment]
+        object.__setattr__(part, "__class__", own.__base__)
     try:
         yield
     finally:
         for layer in layers:
             layer.written_out = False
         for part, own in fast:
-            part.__class__ = own
+            object.__setattr__(part, "__class__", own)
 
 
 def _card(predictor: Predictor) -> dict[str, Any]:
     """What a program must know to run the files."""
     model, backbone = predictor.model, predictor.model.backbone
     height, width = square(predictor)
-    cells = [1, backbone.vae.config.latent_channels, height // 8, width // 8]
-    words = ["sentences", backbone.token_length]
+    cells: list[Any] = [1, backbone.vae.config.latent_channels, height // 8, width // 8]
+    words: list[Any] = ["sentences", backbone.token_length]
     features = [*words, backbone.text_channels]
-    shapes = {
+    shapes: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
         "picture": ({"pixels": [1, 3, height, width]}, {"latent": cells}),
         "text": ({"ids": words}, {"text": features}),
         "segment": (
