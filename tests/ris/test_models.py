@@ -90,7 +90,9 @@ def test_the_word_decoder_adds_what_the_words_say_of_each_cell():
 
 
 def test_unknown_heads_and_arguments_are_named():
-    with pytest.raises(OptionError, match=r"VPDDecoder, WordDecoder, GRESHead, RefTRHead, PhrasePixelHead, mmseg\."):
+    with pytest.raises(
+        OptionError, match=r"VPDDecoder, WordDecoder, GRESHead, RefTRHead, PhrasePixelHead, mmseg\."
+    ):
         build_head({"type": "Decoder"}, CHANNELS)
     with pytest.raises(OptionError, match=r"mmseg\.UPerHeadd is unknown"):
         build_head({"type": "mmseg.UPerHeadd"}, CHANNELS)
