@@ -71,8 +71,9 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ("size, picture, device, precision", _where),
             ("convolutions", lambda row: row["convolutions"]),
             ("sentences at once", lambda row: row["sentences"]),
-            ("GiB of weights", lambda row: row["loaded_gib"]),
-            ("GiB above them", lambda row: row["above_gib"]),
+            ("GiB when loaded", lambda row: row["loaded_gib"]),
+            ("GiB at the peak", lambda row: row["peak_gib"]),
+            ("between", lambda row: row["above_gib"]),
         ),
     ),
     "trades": (

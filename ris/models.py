@@ -125,12 +125,13 @@ class VPDRefer(BaseModel):
     def lower_precision(self, dtype: torch.dtype) -> None:
         """From now on `test_step` runs in `dtype` (autocast), and the weights are kept so.
 
-        The text encoder stays in float32. For scoring only: nothing trains any more.
+        The text encoder stays in float32. For scoring only: the UNet does not train any more.
         """
         self.test_dtype = dtype
-        self.requires_grad_(False)
+        if dtype == torch.float32:
+            return
         for part in (self.backbone.unet, self.backbone.vae):
-            lower(part, dtype)
+            lower(part.requires_grad_(False), dtype)
 
     def fast_convolutions(self) -> None:
         """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,
