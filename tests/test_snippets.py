@@ -28,7 +28,7 @@ REPO = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).parent / "snippets"
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPO / "docs").glob("*.md"))]
 LANGUAGES = ("bash", "python")
-BLOCK = re.compile(r"((?:^<!--.*?-->\n)?)^```(\w*)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"((?:^<!--(?:(?!-->).)*-->\n)?)^```(\w*)\n(.*?)^```$", re.M | re.S)
 MARK = re.compile(r"<!-- (not run|run in|run with): (.+?) -->\n", re.S)
 # `expect 1 COMMAND`: it shall end with that code.
 BEGIN = """set -euo pipefail
