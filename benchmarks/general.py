@@ -29,6 +29,10 @@ COLUMNS = ("gIoU", "cIoU", "N_acc", "T_acc", "Pr@0.7", "GREC_F1_score")
 KEYS = ("variant", "seed", "epochs", "precision")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "regions": ("regions, minimap and no-target head", {}),
+    "filters": (
+        "the same, masks by the regions' filters as in ReLA",
+        {"model.head.region_masks": True},
+    ),
     "mean": ("the same, the regions' votes averaged as in ReLA", {"model.head.existence": "mean"}),
     "pixels": ("the same, no-target by the rule on pixels", {"model.head.no_target": False}),
     "unread": ("regions that do not read the words", {"model.head.language": False}),

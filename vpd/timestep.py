@@ -42,6 +42,8 @@ class ConstantTime:
         if any(w.requires_grad or w.is_inference() for w in weights):
             self.forget()
             return self._embed(like)
+        if torch.compiler.is_compiling():  # a tracer's tensors have no address, and fold it anyway
+            return self._embed(like)
         kind = like.device.type
         auto = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = (

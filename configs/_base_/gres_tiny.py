@@ -7,6 +7,7 @@ model = dict(
         type="GRESHead",
         mask=dict(type="WordDecoder", channels=64, word_channels=64),
         existence="any",
+        region_masks=False,
         grid=8,
         width=128,
         heads=4,

@@ -45,6 +45,8 @@ class GRESHead(nn.Module):
         existence: how the regions' votes on "nothing here" become one: 'mean' (ReLA), or 'any',
             where one region that sees something outweighs the rest, and the mask is heard too.
         language: False keeps the regions from the words.
+        region_masks: False leaves the mask to the filter that is the same for all pairs; the
+            regions then only say where, and whether.
         grid: regions along each side (ReLA: 10).
         width, heads, feedforward: of the region tokens (ReLA: 256, 8, 2048).
         mask_channels: channels of the mask features that a region's filter is laid on.
@@ -62,6 +64,7 @@ class GRESHead(nn.Module):
         regions: bool = True,
         no_target: bool = True,
         language: bool = True,
+        region_masks: bool = True,
         existence: str = "mean",
         grid: int = 10,
         width: int = 256,
@@ -84,7 +87,7 @@ class GRESHead(nn.Module):
                 in_channels, text_channels, grid, width, heads, feedforward, language
             )
             self.minimap = nn.Linear(width, 2)
-            self.filters = _mlp(width, width, width, mask_channels)
+            self.filters = _mlp(width, width, width, mask_channels) if region_masks else None
             self.own = nn.Parameter(torch.randn(2, mask_channels) / mask_channels**0.5)
             if no_target:
                 self.nothing = _mlp(width, width, 2)
@@ -101,9 +104,12 @@ class GRESHead(nn.Module):
             return GRESOutput(features, None, None)
         tokens = self.regions(pyramid, text, words)
         minimap = self.minimap(tokens)
-        # The sum over regions of minimap x (filter . features), the linear part taken first.
-        kernel = self.own + torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
-        mask = torch.einsum("bam,bmhw->bahw", kernel, features)
+        if self.filters is None:
+            mask = torch.einsum("am,bmhw->bahw", self.own, features)
+        else:
+            # The sum over regions of minimap x (filter . features), the linear part taken first.
+            kernel = self.own + torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
+            mask = torch.einsum("bam,bmhw->bahw", kernel, features)
         grid = minimap.transpose(1, 2).unflatten(2, (self.regions.grid, self.regions.grid))
         if self.nothing is None:
             return GRESOutput(mask, grid, None)
@@ -115,7 +121,9 @@ class GRESHead(nn.Module):
 
 class AnyEvidence(nn.Module):
     """Something is referred to if one place says so: a soft maximum over the regions' votes, their
-    mean, and the mask's surest cells. A mean alone asks every region of the picture."""
+    mean, and the mask's surest cells. A mean alone asks every region of the picture.
+
+    The mask is heard, not taught: its gradient is cut, so that a vote cannot bend its shape."""
 
     SUREST = 16  # cells of the mask; a small thing covers no more
 
@@ -127,7 +135,7 @@ class AnyEvidence(nn.Module):
     def forward(self, votes: Tensor, mask: Tensor) -> Tensor:
         """votes [B, Q, 2] and mask [B, 2, h, w], logits -> logits [B, 2]; channel 1: nothing."""
         seen = votes[..., 0].float() - votes[..., 1].float()
-        cells = (mask[:, 1] - mask[:, 0]).float().flatten(1)
+        cells = (mask[:, 1] - mask[:, 0]).detach().float().flatten(1)
         surest = cells.topk(min(self.SUREST, cells.shape[1]), dim=1).values.mean(dim=1)
         there = seen.logsumexp(dim=1) + seen.mean(dim=1) + self.weight * surest + self.bias
         return torch.stack([there, -there], dim=1) / 2

@@ -39,6 +39,7 @@ def pyramid() -> list[torch.Tensor]:
         ({}, True, True),
         ({"no_target": False}, True, False),
         ({"existence": "any"}, True, True),
+        ({"region_masks": False}, True, True),
         ({"language": False}, True, True),
         ({"regions": False}, False, False),
         ({"mask": {"type": "WordDecoder", "channels": 16, "subpixel": 1}}, True, True),
