@@ -80,7 +80,7 @@ def main() -> None:
 def measure(
     model: Any, curve: str, sentences: int, side: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """One point: the median over pictures. A sentence before them, not counted, takes the memory."""
+    """One point: the median over pictures. One sentence, not counted, takes the memory."""
     found = []
     (warm,) = workload(1, 1, side)
     with autocast(arguments.device, arguments.precision):
