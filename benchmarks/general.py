@@ -53,7 +53,7 @@ STUDY = Study(
         "regions": ("plain mask, region tokens for minimap and no-target", {}),
         "filters": (
             "the same, masks by the regions' filters as in ReLA",
-            {"model.head.region_masks": True},
+            {"model.head.region_masks": True, "model.head.region_gradient": True},
         ),
         "mean": (
             "the same, the regions' votes averaged as in ReLA",

@@ -8,6 +8,7 @@ model = dict(
         mask=dict(type="WordDecoder", channels=64, word_channels=64),
         existence="any",
         region_masks=False,
+        region_gradient=False,
         grid=8,
         width=128,
         heads=4,

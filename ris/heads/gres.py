@@ -45,8 +45,10 @@ class GRESHead(nn.Module):
         existence: how the regions' votes on "nothing here" become one: 'mean' (ReLA), or 'any',
             where one region that sees something outweighs the rest, and the mask is heard too.
         language: False keeps the regions from the words.
-        region_masks: False leaves the mask to the filter that is the same for all pairs; the
-            regions then only say where, and whether.
+        region_masks: False leaves the mask to the plain decoder; the regions then only say where,
+            and whether.
+        region_gradient: False keeps what the regions learn from the pyramid, and so from the text
+            adapter: the mask is then learned as by the plain head.
         grid: regions along each side (ReLA: 10).
         width, heads, feedforward: of the region tokens (ReLA: 256, 8, 2048).
         mask_channels: channels of the mask features that a region's filter is laid on.
@@ -65,6 +67,7 @@ class GRESHead(nn.Module):
         no_target: bool = True,
         language: bool = True,
         region_masks: bool = True,
+        region_gradient: bool = True,
         existence: str = "mean",
         grid: int = 10,
         width: int = 256,
@@ -76,7 +79,7 @@ class GRESHead(nn.Module):
         if existence not in ("mean", "any"):
             raise OptionError(f"existence {existence!r} is unknown; choose mean or any")
         config = dict(mask or {"type": "VPDDecoder"})
-        channels = mask_channels if regions else 2
+        channels = mask_channels if regions and region_masks else 2
         self.decoder = build({**config, "num_classes": channels}, in_channels, text_channels)
         self.decoder_reads_words = bool(getattr(self.decoder, "reads_words", False))
         self.regions: RegionTokens | None = None
@@ -87,8 +90,11 @@ class GRESHead(nn.Module):
                 in_channels, text_channels, grid, width, heads, feedforward, language
             )
             self.minimap = nn.Linear(width, 2)
-            self.filters = _mlp(width, width, width, mask_channels) if region_masks else None
-            self.own = nn.Parameter(torch.randn(2, mask_channels) / mask_channels**0.5)
+            self.region_gradient = region_gradient
+            self.filters: nn.Module | None = None
+            if region_masks:
+                self.filters = _mlp(width, width, width, mask_channels)
+                self.own = nn.Parameter(torch.randn(2, mask_channels) / mask_channels**0.5)
             if no_target:
                 self.nothing = _mlp(width, width, 2)
                 self.any_evidence = AnyEvidence() if existence == "any" else None
@@ -102,11 +108,12 @@ class GRESHead(nn.Module):
         features = decoder(pyramid, text) if self.decoder_reads_words else decoder(pyramid)
         if self.regions is None:
             return GRESOutput(features, None, None)
+        if not self.region_gradient:
+            pyramid = [level.detach() for level in pyramid]
         tokens = self.regions(pyramid, text, words)
         minimap = self.minimap(tokens)
-        if self.filters is None:
-            mask = torch.einsum("am,bmhw->bahw", self.own, features)
-        else:
+        mask = features
+        if self.filters is not None:
             # The sum over regions of minimap x (filter . features), the linear part taken first.
             kernel = self.own + torch.einsum("bqa,bqm->bam", minimap, self.filters(tokens))
             mask = torch.einsum("bam,bmhw->bahw", kernel, features)

@@ -255,6 +255,20 @@ def test_any_evidence_hears_one_region_and_the_mask_a_mean_does_not():
     assert torch.allclose(rule(votes.flip(1), mask.flip(2)), rule(votes, mask))
 
 
+def test_without_their_gradient_regions_learn_and_the_pyramid_does_not():
+    head = build_head(
+        {**SMALL, "region_gradient": False, "existence": "any"}, CHANNELS, text_channels=10
+    )
+    levels = [level.requires_grad_() for level in pyramid()]
+    output = head(levels, torch.randn(3, 6, 10))
+    (output.no_target.sum() + output.minimap.square().sum()).backward()
+    assert all(level.grad is None for level in levels)
+    assert head.minimap.weight.grad is not None
+    output = head(levels, torch.randn(3, 6, 10))
+    output.mask.square().sum().backward()
+    assert all(level.grad is not None for level in levels)
+
+
 def test_another_word_for_existence_is_refused():
     with pytest.raises(OptionError, match="mean or any"):
         GRESHead((8, 8, 8, 8), 4, build_head, existence="most")
