@@ -189,7 +189,7 @@ def evaluate(
     _describe_files(runner, refer)
     runner.test()
     result = {**_result(config, model, scores, loader, started), "checkpoint": str(checkpoint)}
-    result["precision"] = precision
+    result |= {"precision": precision, "fast_convolutions": fast_convolutions}
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
     return result
