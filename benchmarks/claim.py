@@ -139,7 +139,9 @@ def measure_all(arguments: argparse.Namespace) -> None:
 
 def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path) -> dict[str, Any]:
     """Train one variant with one seed and score it on every split; returns the CSV row."""
-    from ris.engine import data, run, settings
+    from ris.engine import data, settings
+    from ris.engine.evaluate import evaluate
+    from ris.engine.train import train
     from ris.errors import OptionError
 
     variant = VARIANTS[name]
@@ -165,10 +167,10 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
     loader = data.train_loader(data.open_refer(config.data), config.to_dict(), "cpu")
     epochs = max(1, round(common["steps"] / len(loader)))
     config.schedule.epochs = config.schedule.val_interval = epochs
-    trained = run.train(config, folder, device="cpu", resume_from="auto")
+    trained = train(config, folder, device="cpu", resume_from="auto")
     scores = {"val": trained["scores"]}
     for split in SPLITS[1:]:
-        tested = run.evaluate(
+        tested = evaluate(
             config, trained["best_weights"], folder / split, split=split, device="cpu"
         )
         scores[split] = tested["scores"]

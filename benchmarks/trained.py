@@ -85,7 +85,9 @@ def compare(study: Study, description: str | None) -> None:
 def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Path) -> Row:
     """Train one variant with one seed and score it on every split; returns the CSV row."""
     from refer.shapes import generate
-    from ris.engine import run, settings
+    from ris.engine import settings
+    from ris.engine.evaluate import evaluate
+    from ris.engine.train import train
 
     generate(root, **PICTURES, size=128, seed=0, extras=True)
     name, seed, epochs, precision = key
@@ -106,7 +108,7 @@ def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Pat
             **entries,
         },
     )
-    trained = run.train(config, folder, device="cpu", resume_from="auto")
+    trained = train(config, folder, device="cpu", resume_from="auto")
     row: Row = {
         "variant": name,
         "label": label,
@@ -116,7 +118,7 @@ def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Pat
         "optimizer_steps": trained["optimizer_steps"],
     }
     for split in SPLITS:
-        found = run.evaluate(
+        found = evaluate(
             config, trained["best_weights"], folder / split, split=split, device="cpu"
         )["scores"]
         columns = study.cells(found, folder / split, split)

@@ -29,6 +29,9 @@ class GeneralAnswer(NamedTuple):
 class GeneralRefer(VPDRefer):
     """Generalized referring segmenter.
 
+    Called as `VPDRefer` is, with `n_targets` in mode `loss`: for each pair, the objects it names.
+    Mode `loss` -> scalars by name; `predict` -> B `GeneralAnswer`; `tensor` -> `GRESOutput`.
+
     Args:
         backbone: the feature extractor.
         head: config of a `GRESHead`.
@@ -56,36 +59,38 @@ class GeneralRefer(VPDRefer):
         over = bool(options.get("loss_over_processes", False))
         self.loss = GeneralLoss(self.class_weight, loss_weights, over)
 
-    def forward(
+    def _losses(
         self,
-        image: Tensor,
+        latent: Tensor,
         text: Sequence[str] | Tensor,
-        mask: Tensor | None = None,
-        mode: str = "tensor",
-        image_id: Sequence[int] | None = None,
-        picture_index: Tensor | None = None,
-        content: Sequence[bytes] | None = None,
-        n_targets: Sequence[int] | None = None,
-        **unused: Any,
-    ) -> Any:
-        """As `VPDRefer.forward`; `n_targets`: for each pair, objects it names (mode `loss`).
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+        mask: Tensor | None,
+        truth: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        if mask is None or truth.get("n_targets") is None:
+            raise OptionError("mode 'loss' needs the masks and numbers of targets of the batch")
+        output = self.output(latent, text, picture_index)
+        nothing = torch.tensor([int(n == 0) for n in truth["n_targets"]], device=mask.device)
+        return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)
 
-        mode `loss` -> scalars by name; `predict` -> B `GeneralAnswer`; `tensor` -> `GRESOutput`.
-        """
-        size = image.shape[-2:]
-        if mode == "loss":
-            if mask is None or n_targets is None:
-                raise OptionError("mode 'loss' needs the masks and numbers of targets of the batch")
-            latent = self._cached_latent(image, image_id, content)
-            output = self.output(latent, text, picture_index)
-            nothing = torch.tensor([int(n == 0) for n in n_targets], device=mask.device)
-            return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)
-        latent = self.backbone.encode_image(image)
-        if mode == "predict":
-            return self.answers(latent, text, size, picture_index)
-        if mode == "tensor":
-            return self.output(latent, text, picture_index)
-        raise OptionError(f"mode {mode!r} is unknown; choose loss, predict or tensor")
+    def _answers(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+    ) -> list[GeneralAnswer]:
+        return self.answers(latent, text, size, picture_index)
+
+    def _tensor(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+    ) -> GRESOutput:
+        return self.output(latent, text, picture_index)
 
     def output(
         self, latent: Tensor, text: Sequence[str] | Tensor, picture_index: Tensor | None = None

@@ -98,9 +98,10 @@ class VPDRefer(BaseModel):
         image_id: Sequence[int] | None = None,
         picture_index: Tensor | None = None,
         content: Sequence[bytes] | None = None,
-        **unused: Any,
+        **truth: Any,
     ) -> Any:
-        """What mmengine's loops call; `unused` takes the ids that only the evaluator reads.
+        """What mmengine's loops call; `truth` takes what only some systems' losses, or the
+        evaluator, read of a batch.
 
         image float [P, 3, H, W] in [-1, 1]; text B sentences or features [B, T, D]; mask uint8
         [B, H, W]; picture_index int64 [B] into the pictures (absent: P equals B); content: digests
@@ -109,18 +110,47 @@ class VPDRefer(BaseModel):
         mode `loss` -> {'loss': scalar}; `predict` -> bool masks [B, H, W]; `tensor` -> logits
         float [B, 2, H, W].
         """
+        size = image.shape[-2:]
         if mode == "loss":
-            if mask is None:
-                raise OptionError("mode 'loss' needs the masks of the batch")
             latent = self._cached_latent(image, image_id, content)
-            logits = self.logits(latent, text, image.shape[-2:], picture_index)
-            return {"loss": self.loss(logits, mask)}
+            return self._losses(latent, text, size, picture_index, mask, truth)
         latent = self.backbone.encode_image(image)
         if mode == "predict":
-            return self.predict(latent, text, image.shape[-2:], picture_index)
+            return self._answers(latent, text, size, picture_index)
         if mode == "tensor":
-            return self.logits(latent, text, image.shape[-2:], picture_index)
+            return self._tensor(latent, text, size, picture_index)
         raise OptionError(f"mode {mode!r} is unknown; choose loss, predict or tensor")
+
+    def _losses(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+        mask: Tensor | None,
+        truth: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        if mask is None:
+            raise OptionError("mode 'loss' needs the masks of the batch")
+        return {"loss": self.loss(self.logits(latent, text, size, picture_index), mask)}
+
+    def _answers(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+    ) -> Any:
+        return self.predict(latent, text, size, picture_index)
+
+    def _tensor(
+        self,
+        latent: Tensor,
+        text: Sequence[str] | Tensor,
+        size: tuple[int, int] | torch.Size,
+        picture_index: Tensor | None,
+    ) -> Any:
+        return self.logits(latent, text, size, picture_index)
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """From now on `test_step` runs in `dtype` (autocast), and the weights are kept so.

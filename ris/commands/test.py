@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     config = options.load_config(arguments)
     from ris.checkpoints import read_config
-    from ris.engine.run import evaluate
+    from ris.engine.evaluate import evaluate
     from ris.errors import OptionError
     from vpd import trades
 

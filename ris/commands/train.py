@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.amsgrad:
         arguments.set.append("optim.amsgrad=True")
     config = options.load_config(arguments)
-    from ris.engine.run import train
+    from ris.engine.train import train
 
     train(
         config,

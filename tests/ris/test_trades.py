@@ -11,7 +11,7 @@ import torch
 from refer.evaluation import load_records
 from ris import Predictor, checkpoints
 from ris.cli import main
-from ris.engine import run, settings
+from ris.engine import settings, train
 from ris.errors import CheckpointError, OptionError
 from ris.models import VPDRefer
 from ris.released import save_released
@@ -87,4 +87,4 @@ def test_nothing_is_trained_through_rounded_weights(repo):
     path = repo / "configs/res/refshapes_tiny_128.py"
     config = settings.load(path, {"model.backbone.trades.int8": True})
     with pytest.raises(OptionError, match="train without it, test with it"):
-        run.build_model(config.to_dict())
+        train.build_model(config.to_dict())

@@ -23,7 +23,7 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    for name in ("ris.cli", "ris.engine.run", "ris.predictor"):
+    for name in ("ris.cli", "ris.engine.train", "ris.engine.evaluate", "ris.predictor"):
         importlib.import_module(name)
 
     # Children clear up after themselves.

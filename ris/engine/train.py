@@ -1,24 +1,20 @@
-"""Training and testing a system from its settings. One loop for every task."""
+"""Training a system from its settings. One loop for every task."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
-from refer import REFER
-from refer.grefer import G_REFER
 from ris import checkpoints
 from ris.engine import (
     curves,
@@ -33,8 +29,8 @@ from ris.engine import (
     survival,
     syncnorm,
 )
-from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
+from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
 from ris.engine.signals import StopRequest
 from ris.engine.store import Store
 from ris.engine.tasks import TASKS, best_score, identity, task_of
@@ -50,7 +46,7 @@ def train(
     """Train, validate as scheduled, keep the best weights; returns the content of metrics.json."""
     started = time.time()
     launcher = launch.setup(device, config.survival.collective_timeout)
-    kind = _device_kind(device)
+    kind = device_kind(device)
     settings = config.to_dict()
     task = task_of(config)
     refer = task.open(settings["data"])
@@ -76,11 +72,11 @@ def train(
         scores.update(result, seconds=seconds)
 
     metric = task.metric(config, val_data, work_dir, keep, False)
-    _name_trades(metric, model)
+    name_trades(metric, model)
     store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
     rate = optim.learning_rate(settings["optim"], _total_batch(config))
-    runner = _runner(
+    runner = make_runner(
         config,
         work_dir,
         launcher,
@@ -110,13 +106,13 @@ def train(
     _describe(runner, config, model, train_data, val_data)
     if begun is not None:
         runner.logger.info(f"weights of {config.init}: {begun}")
-    _describe_files(runner, refer)
+    describe_files(runner, refer)
     with stop.listening():
         runner.train()
     if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
         runner.val_loop.run()
     result = {
-        **_result(config, model, scores, val_data, started),
+        **result_of(config, model, scores, val_data, started),
         f"best_val_{best_score(config)}": runner.message_hub.runtime_info.get("best_score"),
         "best_weights": str(best),
         "epochs": schedule.epochs,
@@ -129,69 +125,6 @@ def train(
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
         curves.draw(work_dir)
-    return result
-
-
-def evaluate(
-    config: Config,
-    checkpoint: str,
-    work_dir: Path,
-    *,
-    split: str,
-    device: str = "auto",
-    keep_masks: bool = False,
-    precision: str = "fp32",
-    fast_convolutions: bool = True,
-    load_options: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Score a checkpoint on a split; writes metrics.json and records_<split>.jsonl.
-
-    precision: `fp32`, or `bf16` for the pictures, the UNet and the head.
-    fast_convolutions: see `VPDRefer.fast_convolutions`; no effect on CUDA.
-    load_options: what `ris.checkpoints.load` takes beside the token length.
-    """
-    started = time.time()
-    launcher = launch.setup(device, config.survival.collective_timeout)
-    task = task_of(config)
-    model = checkpoints.load(
-        checkpoint, token_length=config.data.token_length, **(load_options or {})
-    )
-    if type(model) is not task.system:
-        fitting = [name for name, row in TASKS.items() if type(model) is row.system]
-        raise OptionError(
-            f"{checkpoint} holds a {type(model).__name__}, for task {' or '.join(fitting)}, not "
-            f"{config.task}; pass --task {fitting[0]}"
-        )
-    config.model.head = ConfigDict(model.head_config)  # what it answers, it says itself
-    settings = config.to_dict()
-    refer = task.open(settings["data"])
-    model.sentence_batch = config.model.sentence_batch
-    model.lower_precision(optim.precision(precision) or torch.float32)
-    if fast_convolutions:
-        model.fast_convolutions()
-    loader = task.val(refer, split, settings, _device_kind(device))
-    scores: dict[str, Any] = {}
-
-    def keep(result: dict[str, Any], seconds: float) -> None:
-        scores.update(result, seconds=seconds)
-
-    metric = task.metric(config, loader, work_dir, keep, keep_masks)
-    _name_trades(metric, model)
-    runner = _runner(
-        config,
-        work_dir,
-        launcher,
-        model,
-        test_dataloader=loader,
-        test_evaluator=Evaluator(metric),
-        test_cfg={},
-    )
-    _describe_files(runner, refer)
-    runner.test()
-    result = {**_result(config, model, scores, loader, started), "checkpoint": str(checkpoint)}
-    result |= {"precision": precision, "fast_convolutions": fast_convolutions}
-    if is_main_process():
-        report.write_json(work_dir / "metrics.json", result)
     return result
 
 
@@ -253,86 +186,6 @@ def best_folder(config: Config) -> Path:
     return Path(config.output_dir) / f"model_best_{config.model_id or config.data.dataset}"
 
 
-def _runner(
-    config: Config,
-    work_dir: Path,
-    launcher: str,
-    model: VPDRefer | shard.RefFSDP,
-    **parts: Any,
-) -> QuietRunner:
-    interval = config.schedule.print_freq
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return QuietRunner(
-        model=model,
-        work_dir=str(work_dir),
-        launcher=launcher,
-        default_hooks={
-            "runtime_info": hooks.LazyRuntimeInfoHook(interval),
-            "logger": {"type": "LoggerHook", "interval": interval, "log_metric_by_epoch": False},
-            "checkpoint": None,  # ours: ris.engine.survival
-            "sampler_seed": None,  # the loop tells its batches the epoch
-        },
-        visualizer={
-            "type": "Visualizer",
-            "name": f"visualizer_{time.monotonic_ns()}",
-            "vis_backends": [{"type": "ScalarLog"}, {"type": "TensorboardVisBackend"}],
-        },
-        log_processor={"by_epoch": True, "window_size": interval},
-        experiment_name=f"{work_dir.name}_{time.monotonic_ns()}",
-        randomness={"seed": config.seed, "deterministic": config.deterministic},
-        env_cfg={"cudnn_benchmark": not config.deterministic},
-        cfg={
-            "settings": config.to_dict(),
-            **({} if is_model_wrapper(model) else {"model_wrapper_cfg": {"type": "RefDDP"}}),
-            "sync_bn": "torch" if get_device() == "cuda" else None,
-        },
-        **parts,
-    )
-
-
-def _name_trades(metric: BaseMetric, model: VPDRefer) -> None:
-    """Records and log say what was given up for speed; on the exact path there is nothing."""
-    if model.backbone.trade_names:
-        if isinstance(metric, ResMetric):
-            metric.header["trades"] = model.backbone.trade_names
-        print(f"not the exact path: trades {', '.join(model.backbone.trade_names)}", flush=True)
-
-
-def _result(
-    config: Config,
-    model: VPDRefer,
-    scores: dict[str, Any],
-    loader: DataLoader[Any],
-    started: float,
-) -> dict[str, Any]:
-    evaluated, task = data.pictures_of(loader), task_of(config)
-    trades = model.backbone.trade_names
-    return {
-        **identity(config),
-        "split": evaluated.split,
-        "scores": {name: value for name, value in scores.items() if name.startswith(task.scores)},
-        "protocol": {**task.protocol(config), **({"trades": trades} if trades else {})},
-        "data_hash": evaluated.data_hash,
-        "counts": {
-            "pictures": len(evaluated),
-            **{name: scores[name] for name in scores if name.startswith("n_")},
-        },
-        "seconds": {
-            "total": round(time.time() - started, 2),
-            "evaluation": round(scores.get("seconds", 0.0), 2),
-        },
-        "peak_memory": report.peak_memory(),
-        "world_size": get_world_size(),
-        "environment": report.environment(),
-        "settings": config.to_dict(),
-    }
-
-
-def _total_batch(config: Config) -> int:
-    return int(config.schedule.batch_size * get_world_size() * config.optim.accumulate)
-
-
 def _describe(
     runner: QuietRunner,
     config: Config,
@@ -365,15 +218,5 @@ def _describe(
     )
 
 
-def _describe_files(runner: QuietRunner, refers: list[REFER]) -> None:
-    """What is in a generalized ref file, whose releases differ."""
-    for refer in refers:
-        if isinstance(refer, G_REFER):
-            runner.logger.info(f"{refer.refs_path}: sha256 {refer.ref_sha256}")
-            for split, counts in refer.counts.items():
-                numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
-                runner.logger.info(f"  {split}: {numbers}")
-
-
-def _device_kind(device: str) -> str:
-    return "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
+def _total_batch(config: Config) -> int:
+    return int(config.schedule.batch_size * get_world_size() * config.optim.accumulate)
