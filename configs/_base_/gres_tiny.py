@@ -5,7 +5,7 @@ model = dict(
     head=dict(
         _delete_=True,
         type="GRESHead",
-        mask=dict(type="WordDecoder", channels=64, word_channels=64),
+        mask=dict(type="WordDecoder", channels=64, word_channels=64, layers=2),
         existence="any",
         region_masks=False,
         region_gradient=False,

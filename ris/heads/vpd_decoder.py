@@ -6,7 +6,7 @@ Source: wl-zhao/VPD `refer/`, after LAVT's SimpleDecoding. Parameter names are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,9 +54,15 @@ class VPDDecoder(nn.Module):
             setattr(self, f"bn2_{number}", nn.BatchNorm2d(hidden))
         self.conv1_1 = nn.Conv2d(hidden, num_classes * subpixel**2, 1)
 
-    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, pyramid: Sequence[Tensor], between: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Four maps [B, C_l, h / 2^l, w / 2^l], finest first -> logits [B, num_classes,
-        h * subpixel, w * subpixel]."""
+        h * subpixel, w * subpixel].
+
+        between: what happens to the fused map [B, channels, h / 2, w / 2] before the last fusion;
+        nothing in the published decoder.
+        """
         if self.norms is not None:
             pyramid = [norm(level) for norm, level in zip(self.norms, pyramid, strict=True)]
         *finer, fused = pyramid
@@ -70,4 +76,6 @@ class VPDDecoder(nn.Module):
                 conv = getattr(self, f"conv{half}_{number}")
                 norm = getattr(self, f"bn{half}_{number}")
                 fused = F.relu(norm(conv(fused)))
+            if number == 3 and between is not None:
+                fused = between(fused)
         return F.pixel_shuffle(self.conv1_1(fused), self.subpixel)

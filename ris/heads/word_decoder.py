@@ -9,12 +9,14 @@ paper; there it stands inside the image encoder, here behind a frozen one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ris.heads.vpd_decoder import VPDDecoder
+from ris.heads.word_layers import WordLayers
 
 
 class PixelWordAttention(nn.Module):
@@ -58,6 +60,7 @@ class WordDecoder(nn.Module):
         text_channels: channels of the text features.
         channels: hidden width of the decoder.
         word_channels: channels that the words add to each level.
+        layers: transformer layers over the second finest level (see `WordLayers`).
         num_classes, subpixel, input_norm: as for `VPDDecoder`.
     """
 
@@ -72,6 +75,7 @@ class WordDecoder(nn.Module):
         num_classes: int = 2,
         subpixel: int = 4,
         input_norm: bool = True,
+        layers: int = 0,
     ) -> None:
         super().__init__()
         self.words = nn.ModuleList(
@@ -79,6 +83,7 @@ class WordDecoder(nn.Module):
         )
         widths = [width + word_channels for width in in_channels]
         self.decoder = VPDDecoder(widths, channels, num_classes, subpixel, input_norm)
+        self.layers = WordLayers(channels, text_channels, layers) if layers else None
 
     def forward(self, pyramid: Sequence[Tensor], text: Tensor) -> Tensor:
         """Four maps [B, C_l, h / 2^l, w / 2^l], finest first, and text float [B, T, D] -> logits
@@ -87,4 +92,6 @@ class WordDecoder(nn.Module):
             torch.cat([level, words(level, text)], dim=1)
             for level, words in zip(pyramid, self.words, strict=True)
         ]
-        return self.decoder(fused)
+        between = None if self.layers is None else partial(self.layers, text=text)
+        logits: Tensor = self.decoder(fused, between)
+        return logits

@@ -7,6 +7,7 @@ import torch
 
 from ris.errors import OptionError
 from ris.heads import VPDDecoder, build_head
+from ris.heads.word_layers import WordLayers
 from ris.losses import WeightedCrossEntropy
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
@@ -87,6 +88,50 @@ def test_the_word_decoder_adds_what_the_words_say_of_each_cell():
         weights = torch.softmax(words.key(text[1]) @ query / 8**0.5, dim=0)
         expected = weights @ words.value(text[1])
         assert torch.allclose(fused[1, CHANNELS[number] :, row, column], expected, atol=1e-5)
+
+
+def test_word_layers_compare_all_cells_and_know_them_by_place_and_content_alone():
+    torch.manual_seed(0)
+    layers = WordLayers(16, 12, layers=2, grid=4).eval()
+    cells, text = torch.randn(2, 16, 4, 4), torch.randn(2, 5, 12)
+    with torch.no_grad():
+        found = layers(cells, text)
+        assert not torch.allclose(found, layers(cells, text.flip(0)), atol=1e-3)
+        changed = cells.clone()
+        changed[0, :, 3, 3] = torch.randn(16)
+        moved = (layers(changed, text) - found).abs().amax(dim=1)
+        assert (moved[0] > 1e-5).all()  # the far corner too
+        assert (moved[1] < 1e-6).all()  # but no other pair
+        # Without places, a shuffled map gives the shuffled answer.
+        layers.place.zero_()
+        order = torch.randperm(16)
+        plain = layers(cells, text).flatten(2)
+        shuffled = cells.flatten(2)[:, :, order].unflatten(2, (4, 4))
+        assert torch.allclose(layers(shuffled, text).flatten(2), plain[:, :, order], atol=1e-5)
+
+
+def test_word_layers_take_maps_of_any_size():
+    torch.manual_seed(0)
+    layers = WordLayers(16, 12, layers=1, grid=4).eval()
+    text = torch.randn(1, 5, 12)
+    with torch.no_grad():
+        layers.place.zero_()
+        layers.place[..., 2:] = 3.0  # the right half
+        found = layers(torch.zeros(1, 16, 16, 24), text)
+    assert found.shape == (1, 16, 16, 24)
+    # Halves stay halves (but for the seam): each side answers alike, and unlike the other.
+    assert torch.allclose(found[..., :9], found[..., :1, :1].expand(-1, -1, 16, 9), atol=1e-5)
+    assert not torch.allclose(found[..., 0], found[..., -1], atol=1e-2)
+
+
+def test_the_word_decoder_with_layers_trains_all_of_them():
+    torch.manual_seed(0)
+    config = {"type": "WordDecoder", "channels": 24, "word_channels": 8, "subpixel": 2, "layers": 2}
+    head = build_head(config, CHANNELS, text_channels=12)
+    head(pyramid(), torch.randn(2, 5, 12)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    two = head.layers.layers.layers
+    assert not torch.equal(two[0].linear1.weight, two[1].linear1.weight)
 
 
 def test_unknown_heads_and_arguments_are_named():

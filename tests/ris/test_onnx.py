@@ -35,7 +35,8 @@ ASKED = ["the left one", "a  Café &amp; bar", "red", "one two three four five s
 def predictor(head: str, seed: int = 0) -> Predictor:
     torch.manual_seed(seed)
     backbone = DiffusionBackbone.from_name("tiny", token_length=8)
-    return Predictor(VPDRefer(backbone, {"type": head}, sentence_batch=2), 64, "cpu")
+    config = {"type": head, **({"layers": 1} if head == "WordDecoder" else {})}
+    return Predictor(VPDRefer(backbone, config, sentence_batch=2), 64, "cpu")
 
 
 @pytest.fixture(scope="module")
