@@ -6,6 +6,7 @@ Source: the vision-language decoder of CRIS (Wang et al. 2022, section 3.3), on 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,11 +44,16 @@ class WordLayers(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor, text: Tensor) -> Tensor:
-        """features [B, C, h, w], text [B, T, D] -> [B, C, h, w]."""
+        """features [B, C, h, w], text [B, T, D] -> float32 [B, C, h, w].
+
+        In float32 under autocast too: the layers are small, and torch's half-precision attention
+        on CPUs takes several times as long as its float32 one.
+        """
         size = features.shape[-2:]
         place: Tensor = self.place
         if place.shape[-2:] != size:
             place = F.interpolate(place, size=size, mode="bilinear", align_corners=False)
-        cells = (features + place).flatten(2).transpose(1, 2)
-        found: Tensor = self.layers(cells, self.text(text))
+        with torch.autocast(features.device.type, enabled=False):
+            cells = (features.float() + place).flatten(2).transpose(1, 2)
+            found: Tensor = self.layers(cells, self.text(text.float()))
         return found.transpose(1, 2).unflatten(2, size)
