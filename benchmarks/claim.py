@@ -30,9 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trained import recipe_hash
+
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "claim.csv"
-RECIPE = REPO / "configs/res/refshapes_tiny_128.py"
+RECIPE = "res/refshapes_tiny_128.py"
 BEGIN, END = "<!-- claim:begin -->", "<!-- claim:end -->"
 PICTURES = {"train": 6000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
@@ -89,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.no_runs:
         measure_all(arguments)
-    recipe = recipe_hash()
+    recipe = recipe_hash(RECIPE)
     rows = [row for row in read(arguments.csv) if row.get("recipe") == recipe]
     text = table(rows, arguments.steps)
     print(text)
@@ -108,7 +110,7 @@ def measure_all(arguments: argparse.Namespace) -> None:
         "precision": arguments.precision,
         "data_seed": arguments.data_seed,
         "weights": weights_hash(),
-        "recipe": recipe_hash(),
+        "recipe": recipe_hash(RECIPE),
         "set": " ".join(arguments.set),
     }
     done = {
@@ -166,7 +168,7 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
     if source in (PLAIN, PREPARED):
         folder_of = random_denoiser(work.resolve(), seed, prepared=source == PREPARED)
         entries["model.backbone.source"] = str(folder_of)
-    config = settings.load(RECIPE, entries)
+    config = settings.load(REPO / "configs" / RECIPE, entries)
     loader = data.train_loader(data.open_refer(config.data), config.to_dict(), "cpu")
     epochs = max(1, round(common["steps"] / len(loader)))
     config.schedule.epochs = config.schedule.val_interval = epochs
@@ -230,14 +232,6 @@ def weights_hash() -> str:
 
     content = (EMBEDDED_FOLDER / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-def recipe_hash() -> str:
-    """First digits of the sha256 of the recipe's settings: rows of another one are no company."""
-    from ris.engine import settings
-
-    text = json.dumps(settings.load(RECIPE, {}).to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def read(path: Path) -> list[dict[str, str]]:

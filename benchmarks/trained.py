@@ -8,6 +8,8 @@ CSV already holds for the same settings are not run again.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import platform
 import statistics
@@ -22,7 +24,7 @@ from published_way import read, save
 REPO = Path(__file__).resolve().parents[1]
 PICTURES = {"train": 4000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
-KEYS = ("variant", "seed", "epochs", "precision")
+KEYS = ("variant", "seed", "epochs", "precision", "recipe")
 Row = dict[str, Any]
 
 
@@ -36,7 +38,7 @@ class Study:
     entries: config entries of all variants.
     variants: name -> (label, config entries).
     cells: scores, folder and name of a split -> columns of the row.
-    table: rows of one number of epochs -> Markdown.
+    table: rows of one number of epochs and one recipe -> Markdown.
     """
 
     name: str
@@ -65,14 +67,16 @@ def compare(study: Study, description: str | None) -> None:
     parser.add_argument("--docs", action="store_true", help="write the table into the docs")
     arguments = parser.parse_args()
     root = (arguments.work / "data").resolve()
+    recipe = recipe_hash(study.config)
     for seed in arguments.seeds:
         for name in arguments.only:
-            key = (name, str(seed), str(arguments.epochs), arguments.precision)
+            key = (name, str(seed), str(arguments.epochs), arguments.precision, recipe)
             known = {tuple(row[n] for n in KEYS) for row in read(arguments.csv)}
             if key not in known:
                 row = _measure(study, key, root, arguments.work.resolve())
                 save(arguments.csv, [row], KEYS)
-    rows = [row for row in read(arguments.csv) if row["epochs"] == str(arguments.epochs)]
+    same = {"epochs": str(arguments.epochs), "recipe": recipe}
+    rows = [r for r in read(arguments.csv) if all(r[n] == value for n, value in same.items())]
     text = study.table(rows)
     print(text)
     if arguments.docs:
@@ -82,7 +86,17 @@ def compare(study: Study, description: str | None) -> None:
         page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
-def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Path) -> Row:
+def recipe_hash(config: str) -> str:
+    """First digits of the sha256 of a recipe's settings (below configs/): rows of another recipe
+    are no company for its own."""
+    from ris.engine import settings
+
+    found = settings.load(REPO / "configs" / config).to_dict()
+    text = json.dumps(found, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _measure(study: Study, key: tuple[str, str, str, str, str], root: Path, work: Path) -> Row:
     """Train one variant with one seed and score it on every split; returns the CSV row."""
     from refer.shapes import generate
     from ris.engine import settings
@@ -90,7 +104,7 @@ def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Pat
     from ris.engine.train import train
 
     generate(root, **PICTURES, size=128, seed=0, extras=True)
-    name, seed, epochs, precision = key
+    name, seed, epochs, precision, recipe = key
     label, entries = study.variants[name]
     started = time.monotonic()
     # Of these settings alone, so that a run that was killed can go on from its last state.
@@ -115,6 +129,7 @@ def _measure(study: Study, key: tuple[str, str, str, str], root: Path, work: Pat
         "seed": seed,
         "epochs": epochs,
         "precision": precision,
+        "recipe": recipe,
         "optimizer_steps": trained["optimizer_steps"],
     }
     for split in SPLITS:

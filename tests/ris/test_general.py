@@ -15,6 +15,7 @@ from refer.evaluation.gres_table import gres_table
 from ris.boxes import boxes_of
 from ris.checkpoints import load, save
 from ris.cli import main
+from ris.engine import settings
 from ris.errors import OptionError
 from ris.general import GeneralRefer
 from ris.heads import build_head
@@ -23,6 +24,7 @@ from ris.losses import GeneralLoss
 from ris.predictor import Predictor
 from vpd import DiffusionBackbone
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 CHANNELS = (12, 20, 20, 16)
 SMALL = {"type": "GRESHead", "mask": {"type": "VPDDecoder", "channels": 16}, "grid": 4,
          "width": 32, "heads": 4, "feedforward": 32, "mask_channels": 8}  # fmt: skip
@@ -71,6 +73,31 @@ def test_the_mask_is_the_sum_over_regions_written_out():
             row, column = divmod(region, 4)
             expected += output.minimap[:, :, row, column, None, None] * own[:, None]
     assert torch.allclose(output.mask, expected, atol=1e-4)
+
+
+def test_the_tiny_recipes_regions_leave_the_mask_as_the_plain_head_learns_it():
+    """Same steps, clipping included: only what "nothing here" rests on may differ."""
+    config = settings.load(CONFIGS / "gres/grefshapes_tiny_128.py").to_dict()
+
+    def decoder_after_steps(**switches: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        head = build_head({**config["model"]["head"], **switches}, CHANNELS, text_channels=10)
+        loss = GeneralLoss(weights=config["model"]["loss_weights"])
+        optimizer = torch.optim.AdamW(head.parameters(), config["optim"]["lr"])
+        for _ in range(3):
+            output = head(pyramid(), torch.randn(3, 6, 10))
+            truth = torch.randint(2, (3, *output.mask.shape[-2:]), dtype=torch.uint8)
+            parts = loss(output.mask, output, truth, torch.tensor([0, 1, 0]))
+            optimizer.zero_grad()
+            sum(parts.values()).backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), config["optim"]["clip"])
+            optimizer.step()
+        return head.decoder.state_dict()
+
+    plain, with_regions = decoder_after_steps(regions=False), decoder_after_steps()
+    assert plain.keys() == with_regions.keys()
+    for name, value in plain.items():
+        assert torch.allclose(value, with_regions[name], rtol=1e-3, atol=1e-4), name
 
 
 def test_padding_says_nothing_to_the_regions():
