@@ -64,7 +64,7 @@ VARIANTS = {
     "a10": Variant("pre-trained, frozen, 10 % of the pictures", fraction=0.1),
     "c10": Variant("random, trained end to end, 10 % of the pictures", {**NOISE, **TUNED}, 0.1),
     "maps": Variant("a, without cross-attention maps", {"model.backbone.attention_maps": False}),
-    "adapter": Variant("a, with the text adapter", {"model.backbone.text_adapter": True}),
+    "adapter": Variant("a, without the text adapter", {"model.backbone.text_adapter": False}),
     **{
         f"t{time}": Variant(f"a, at timestep {time}", {"model.backbone.timestep": time})
         for time in (50, 200, 500)  # a is at 1, as published

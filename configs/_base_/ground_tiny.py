@@ -3,7 +3,6 @@
 _base_ = ["./res_tiny.py"]
 task = "rec"
 model = dict(
-    backbone=dict(text_adapter=True),
     head=dict(
         _delete_=True,
         type="PhrasePixelHead",

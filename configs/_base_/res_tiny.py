@@ -2,7 +2,7 @@
 # Nothing here is a published protocol.
 _base_ = ["./res_sd15.py"]
 model = dict(
-    backbone=dict(name="tiny", map_gradient=True, text_adapter=False),
+    backbone=dict(name="tiny", map_gradient=True),
     head=dict(type="WordDecoder", channels=64, word_channels=64, layers=2),
     sentence_batch=32,
 )

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from refer import REFER
 from refer.grefer import G_REFER
-from ris.engine import data, hooks, report, shard
+from ris.engine import curves, data, hooks, report, shard
 from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
 from ris.engine.tasks import identity, task_of
@@ -47,7 +47,7 @@ def make_runner(
         visualizer={
             "type": "Visualizer",
             "name": f"visualizer_{time.monotonic_ns()}",
-            "vis_backends": [{"type": "ScalarLog"}, {"type": "TensorboardVisBackend"}],
+            "vis_backends": [{"type": curves.ScalarLog}, {"type": "TensorboardVisBackend"}],
         },
         log_processor={"by_epoch": True, "window_size": interval},
         experiment_name=f"{work_dir.name}_{time.monotonic_ns()}",

@@ -1,7 +1,7 @@
-"""Transformer layers in which the cells of a map read one another and then the words.
+"""Transformer layers in which the cells of a map read the words and then one another.
 
 Shapes: B pairs, T tokens, D channels of the text encoder, C channels and h w cells of the map.
-Source: the vision-language decoder of CRIS (Wang et al. 2022, section 3.3), on torch's own layer.
+Source: the vision-language decoder of CRIS (Wang et al. 2022, section 3.3), the order reversed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class WordLayer(nn.Module):
+    """Attention to the words, attention over cells, two linear layers; each normed first and added.
+
+    The words come first: what a cell is compared by ("largest", "left of") has to be read before
+    the comparison, and a layer that compares first wastes its comparison.
+    """
+
+    def __init__(self, channels: int, text_channels: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.words = nn.MultiheadAttention(
+            channels, heads, kdim=text_channels, vdim=text_channels, batch_first=True
+        )
+        self.others = nn.MultiheadAttention(channels, heads, batch_first=True)
+        self.linear = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, cells: Tensor, text: Tensor) -> Tensor:
+        """cells [B, h * w, C], text [B, T, D] -> [B, h * w, C]."""
+        read, compare, think = self.norms
+        cells = cells + self.words(read(cells), text, text, need_weights=False)[0]
+        own = compare(cells)
+        cells = cells + self.others(own, own, own, need_weights=False)[0]
+        found: Tensor = cells + self.linear(think(cells))
+        return found
+
+
 class WordLayers(nn.Module):
     """What compares: "the largest", "left of the star" cannot be told from a cell and its
     neighbours, however well each knows what it is.
@@ -18,7 +46,7 @@ class WordLayers(nn.Module):
     Args:
         channels: of the map.
         text_channels: of the text features.
-        layers: each is attention over cells, attention to words, and two linear layers.
+        layers: how many.
         heads: of both attentions.
         grid: learned places along each side; another number of cells takes them resized.
     """
@@ -28,20 +56,9 @@ class WordLayers(nn.Module):
     ) -> None:
         super().__init__()
         self.place = nn.Parameter(nn.init.trunc_normal_(Tensor(1, channels, grid, grid), std=0.02))
-        self.text = nn.Linear(text_channels, channels)
-        layer = nn.TransformerDecoderLayer(
-            channels,
-            heads,
-            4 * channels,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
+        self.layers = nn.ModuleList(
+            WordLayer(channels, text_channels, heads) for _ in range(layers)
         )
-        self.layers = nn.TransformerDecoder(layer, layers)
-        for parameter in self.layers.parameters():  # the copies would all begin alike
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor, text: Tensor) -> Tensor:
         """features [B, C, h, w], text [B, T, D] -> float32 [B, C, h, w].
@@ -54,6 +71,7 @@ class WordLayers(nn.Module):
         if place.shape[-2:] != size:
             place = F.interpolate(place, size=size, mode="bilinear", align_corners=False)
         with torch.autocast(features.device.type, enabled=False):
-            cells = (features.float() + place).flatten(2).transpose(1, 2)
-            found: Tensor = self.layers(cells, self.text(text.float()))
-        return found.transpose(1, 2).unflatten(2, size)
+            cells, text = (features.float() + place).flatten(2).transpose(1, 2), text.float()
+            for layer in self.layers:
+                cells = layer(cells, text)
+        return cells.transpose(1, 2).unflatten(2, size)

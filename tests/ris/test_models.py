@@ -130,8 +130,8 @@ def test_the_word_decoder_with_layers_trains_all_of_them():
     head = build_head(config, CHANNELS, text_channels=12)
     head(pyramid(), torch.randn(2, 5, 12)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
-    two = head.layers.layers.layers
-    assert not torch.equal(two[0].linear1.weight, two[1].linear1.weight)
+    two = head.layers.layers
+    assert not torch.equal(two[0].linear[0].weight, two[1].linear[0].weight)
 
 
 def test_unknown_heads_and_arguments_are_named():
