@@ -41,6 +41,8 @@ class Predictor:
             float32 on the CPU and bfloat16 on CUDA. The picture and the sentences are always
             encoded in float32. Scores of the published protocol are of float32.
         info: what the model's card says beside the image size, kept by `save_pretrained`.
+        fast_convolutions: on the CPU, see `VPDRefer.fast_convolutions`; False saves a GiB with
+            Stable Diffusion.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         info: dict[str, Any] | None = None,
+        fast_convolutions: bool = True,
     ) -> None:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
-        if self.device.type == "cpu":
+        if fast_convolutions and self.device.type == "cpu":
             self.model.fast_convolutions()
         self.image_size = image_size if isinstance(image_size, int) else tuple(image_size)
         self.info = dict(info or {})
@@ -69,6 +72,7 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        fast_convolutions: bool = True,
         **options: Any,
     ) -> Predictor:
         """From a checkpoint folder, a released `.pth`, or a Hub id written by `push_to_hub`.
@@ -83,7 +87,8 @@ class Predictor:
             raise OptionError(f"revision {revision!r} is for a Hub id; {path} is none")
         model = checkpoints.load(path, **options)
         info = checkpoints.read_config(path)["info"] if Path(path).is_dir() else {}
-        return cls(model, info.get("image_size", 512), device, dtype, info)
+        size = info.get("image_size", 512)
+        return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:
         """Write the segmenter to `folder` (`config.json`, `model.safetensors`).

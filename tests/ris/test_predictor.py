@@ -163,6 +163,15 @@ def test_a_model_without_maps_says_so():
         one.predict("dog", attention=True)
 
 
+def test_fast_convolutions_can_be_left_out(monkeypatch):
+    # The tiny backbone's layers are too narrow to gain by them: what counts is who asks for them.
+    asked = []
+    monkeypatch.setattr(VPDRefer, "fast_convolutions", lambda self: asked.append(self))
+    Predictor(system(), 64, "cpu", fast_convolutions=False)
+    usual = Predictor(system(), 64, "cpu")
+    assert asked == [usual.model]
+
+
 def test_many_pictures_at_once_are_each_alone(predictor):
     lists = [["red circle", "a tree", "dog"], ["the left one"]]
     together = predictor.predict_many(PICTURES, lists, attention=True)
