@@ -35,6 +35,7 @@ from trained import recipe_hash
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "claim.csv"
 RECIPE = "res/refshapes_tiny_128.py"
+STEPS = 2000
 BEGIN, END = "<!-- claim:begin -->", "<!-- claim:end -->"
 PICTURES = {"train": 6000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of every run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of every run")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--data-seed", type=int, default=0, help="another data set, for trials")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/claim"))
@@ -91,9 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.no_runs:
         measure_all(arguments)
-    recipe = recipe_hash(RECIPE)
-    rows = [row for row in read(arguments.csv) if row.get("recipe") == recipe]
-    text = table(rows, arguments.steps)
+    text = table(read(arguments.csv), arguments.steps)
     print(text)
     if arguments.readme:
         into_readme(text)
@@ -255,13 +254,15 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, str]], steps: int) -> str:
-    """Mean and standard deviation over the seeds, as Markdown."""
+    """Mean and standard deviation over the seeds, as Markdown, of the recipe as it is now."""
+    same = {"steps": str(steps), "recipe": recipe_hash(RECIPE)}
+    rows = [row for row in rows if all(row[name] == value for name, value in same.items())]
     lines = [
         "| backbone | val oIoU | testA oIoU | testB oIoU | val P@0.5 | seeds |",
         "|---|---|---|---|---|---|",
     ]
     for name in VARIANTS:
-        own = [row for row in rows if row["variant"] == name and row["steps"] == str(steps)]
+        own = [row for row in rows if row["variant"] == name]
         if not own:
             continue
         cells = [

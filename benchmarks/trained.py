@@ -75,15 +75,21 @@ def compare(study: Study, description: str | None) -> None:
             if key not in known:
                 row = _measure(study, key, root, arguments.work.resolve())
                 save(arguments.csv, [row], KEYS)
-    same = {"epochs": str(arguments.epochs), "recipe": recipe}
-    rows = [r for r in read(arguments.csv) if all(r[n] == value for n, value in same.items())]
-    text = study.table(rows)
+    text = shown(study, arguments.csv, arguments.epochs)
     print(text)
     if arguments.docs:
         page = REPO / "docs" / f"{study.name}.md"
         begin, end = f"<!-- {study.name}:begin -->", f"<!-- {study.name}:end -->"
         before, rest = page.read_text().split(begin)
         page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def shown(study: Study, path: Path, epochs: int) -> str:
+    """The table of the CSV's rows that were run for `epochs` with the recipe as it is now."""
+    same = {"epochs": str(epochs), "recipe": recipe_hash(study.config)}
+    return study.table(
+        [row for row in read(path) if all(row[name] == value for name, value in same.items())]
+    )
 
 
 def recipe_hash(config: str) -> str:

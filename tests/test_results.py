@@ -27,6 +27,24 @@ def test_the_page_is_what_the_rows_say(repo, monkeypatch):
     assert predictor.filled(page, rows) == page, "run python benchmarks/predictor.py --docs"
 
 
+@pytest.mark.parametrize("name", ["general", "grounding"])
+def test_a_study_shows_rows_of_the_recipe_as_it_is(repo, monkeypatch, name):
+    """A recipe that was changed and not measured again must not keep its figures."""
+    study = benchmark(repo, name, monkeypatch).STUDY
+    trained = sys.modules["trained"]
+    page = (repo / "docs" / f"{name}.md").read_text()
+    inside = page.split(f"<!-- {name}:begin -->\n")[1].split(f"\n<!-- {name}:end -->")[0]
+    assert inside == trained.shown(study, study.results, study.epochs)
+
+
+def test_the_claim_shows_rows_of_the_recipe_as_it_is(repo, monkeypatch):
+    claim = benchmark(repo, "claim", monkeypatch)
+    expected = claim.table(claim.read(claim.RESULTS), claim.STEPS)
+    for page in ("README.md", "docs/embedded.md"):
+        text = (repo / page).read_text()
+        assert text.split(claim.BEGIN)[1].split(claim.END)[0].strip() == expected
+
+
 def test_a_table_shows_its_rows(repo, monkeypatch, tmp_path):
     predictor = benchmark(repo, "predictor", monkeypatch)
     assert predictor.table(tmp_path / "absent.csv") == "Not measured yet."
