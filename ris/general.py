@@ -74,22 +74,11 @@ class GeneralRefer(VPDRefer):
         nothing = torch.tensor([int(n == 0) for n in truth["n_targets"]], device=mask.device)
         return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)
 
-    def _answers(
-        self,
-        latent: Tensor,
-        text: Sequence[str] | Tensor,
-        size: tuple[int, int] | torch.Size,
-        picture_index: Tensor | None,
-    ) -> list[GeneralAnswer]:
-        return self.answers(latent, text, size, picture_index)
+    def _answers(self, *asked: Any) -> Any:
+        return self.answers(*asked)
 
-    def _tensor(
-        self,
-        latent: Tensor,
-        text: Sequence[str] | Tensor,
-        size: tuple[int, int] | torch.Size,
-        picture_index: Tensor | None,
-    ) -> GRESOutput:
+    def _tensor(self, *asked: Any) -> Any:
+        latent, text, _, picture_index = asked
         return self.output(latent, text, picture_index)
 
     def output(

@@ -134,23 +134,11 @@ class VPDRefer(BaseModel):
             raise OptionError("mode 'loss' needs the masks of the batch")
         return {"loss": self.loss(self.logits(latent, text, size, picture_index), mask)}
 
-    def _answers(
-        self,
-        latent: Tensor,
-        text: Sequence[str] | Tensor,
-        size: tuple[int, int] | torch.Size,
-        picture_index: Tensor | None,
-    ) -> Any:
-        return self.predict(latent, text, size, picture_index)
+    def _answers(self, *asked: Any) -> Any:
+        return self.predict(*asked)
 
-    def _tensor(
-        self,
-        latent: Tensor,
-        text: Sequence[str] | Tensor,
-        size: tuple[int, int] | torch.Size,
-        picture_index: Tensor | None,
-    ) -> Any:
-        return self.logits(latent, text, size, picture_index)
+    def _tensor(self, *asked: Any) -> Any:
+        return self.logits(*asked)
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """From now on `test_step` runs in `dtype` (autocast), and the weights are kept so.

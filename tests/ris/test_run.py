@@ -36,6 +36,21 @@ def test_a_run_leaves_what_the_readme_says(trained):
     assert not list(trained.rglob("*.part"))
 
 
+@pytest.mark.slow
+def test_scoring_needs_nothing_that_only_training_loads(trained, shapes_root, tmp_path):
+    """In a process of its own, as test.sh runs it: here, training has loaded everything already."""
+    arguments = [
+        "test", "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu",
+        "--checkpoint", str(trained / BEST), "--refer_data_root", str(shapes_root),
+        "--img_size", "64", "--workers", "0", "--logdir", str(tmp_path),
+    ]  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-m", "ris.cli", *arguments], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "oIoU" in json.loads((tmp_path / "metrics.json").read_text())["scores"]
+
+
 def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path, capsys):
     """Same weights, same split: the integers of the best epoch come again."""
     arguments = [
