@@ -40,7 +40,7 @@ class GeneralRefer(VPDRefer):
     """
 
     head: GRESHead
-    loss: GeneralLoss  # type: ignore[assignment]
+    loss: GeneralLoss
 
     def __init__(
         self,
@@ -57,7 +57,8 @@ class GeneralRefer(VPDRefer):
                 "another mask decoder as model.head.mask"
             )
         over = bool(options.get("loss_over_processes", False))
-        self.loss = GeneralLoss(self.class_weight, loss_weights, over)
+        dice = float(options.get("dice_weight", 0.0))
+        self.loss = GeneralLoss(self.class_weight, loss_weights, over, dice)
 
     def _losses(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from refer.boxes import to_pixels
 from ris.errors import OptionError
 from ris.heads import GroundOutput
+from ris.losses import dice_loss
 
 GROUND_WEIGHTS = {"l1": 1.0, "giou": 1.0, "edges": 0.0, "focal": 1.0, "dice": 1.0}
 DIVIDE_BY = ("captions", "phrases")
@@ -41,13 +42,6 @@ def focal_loss(logits: Tensor, truth: Tensor, alpha: float = 0.25, gamma: float 
     right = torch.exp(-cross)  # the probability given to the truth
     share = alpha * truth + (1 - alpha) * (1 - truth)
     return (share * (1 - right) ** gamma * cross).flatten(1).mean(dim=1)
-
-
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - (2 sum(p t) + 1) / (sum p + sum t + 1): [S, H, W] -> [S]."""
-    share, truth = logits.sigmoid().flatten(1), truth.to(logits.dtype).flatten(1)
-    both = 2 * (share * truth).sum(dim=1)
-    return 1 - (both + 1) / (share.sum(dim=1) + truth.sum(dim=1) + 1)
 
 
 def edge_loss(edges: Tensor, truth: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class GroundRefer(VPDRefer):
         options: as for `VPDRefer`.
     """
 
-    loss: GroundLoss  # type: ignore[assignment]
+    loss: GroundLoss
 
     def __init__(
         self,

@@ -48,11 +48,50 @@ class WeightedCrossEntropy(nn.Module):
         return F.cross_entropy(logits, target, weight=weight, reduction="sum") / share
 
 
-class GeneralLoss(nn.Module):
-    """total * (CE(mask) + minimap * CE(minimap) + no_target * CE(no target)), all two-channel.
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - (2 sum(p t) + 1) / (sum p + sum t + 1): [S, H, W] -> [S]."""
+    share, truth = logits.sigmoid().flatten(1), truth.to(logits.dtype).flatten(1)
+    both = 2 * (share * truth).sum(dim=1)
+    return 1 - (both + 1) / (share.sum(dim=1) + truth.sum(dim=1) + 1)
 
-    The minimap's truth is the mask resized to the grid (bilinear), 1 only where the cell is wholly
-    covered. A weight of 0 leaves its part out. Source: ReLA; its weights are the defaults.
+
+class MaskLoss(nn.Module):
+    """Cross-entropy as published, and `dice` times the Dice loss, a mean over the masks.
+
+    Cross-entropy counts pixels, so a large thing outweighs many small ones; Dice counts masks.
+    Channels enter Dice by their difference: the softmax of two is the sigmoid of it.
+
+    Args:
+        class_weight, over_processes: see `WeightedCrossEntropy`.
+        dice: 0, as published, leaves Dice out.
+    """
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] = (0.9, 1.1),
+        over_processes: bool = False,
+        dice: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dice < 0:
+            raise OptionError(f"dice_weight must be 0 or more, got {dice}")
+        self.dice = dice
+        self.cross_entropy = WeightedCrossEntropy(class_weight, over_processes)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """logits [B, 2, H, W], mask uint8 [B, H, W] in {0, 1} -> scalar."""
+        loss: Tensor = self.cross_entropy(logits, mask)
+        if self.dice:
+            loss = loss + self.dice * dice_loss(logits[:, 1] - logits[:, 0], mask).mean()
+        return loss
+
+
+class GeneralLoss(nn.Module):
+    """total * (mask + minimap * CE(minimap) + no_target * CE(no target)), all two-channel.
+
+    The mask's part is `MaskLoss`. The minimap's truth is the mask resized to the grid (bilinear), 1
+    only where the cell is wholly covered. A weight of 0 leaves its part out. Source: ReLA; its
+    weights are the defaults.
     """
 
     def __init__(
@@ -60,6 +99,7 @@ class GeneralLoss(nn.Module):
         class_weight: Sequence[float] = (0.9, 1.1),
         weights: Mapping[str, float] | None = None,
         over_processes: bool = False,
+        dice: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights = {**GRES_WEIGHTS, **(weights or {})}
@@ -67,6 +107,7 @@ class GeneralLoss(nn.Module):
             raise OptionError(
                 f"loss weights {sorted(self.weights)}; there are {', '.join(GRES_WEIGHTS)}"
             )
+        self.mask = MaskLoss(class_weight, over_processes, dice)
         self.part = WeightedCrossEntropy(class_weight, over_processes)
 
     def forward(
@@ -75,7 +116,7 @@ class GeneralLoss(nn.Module):
         """logits [B, 2, H, W], the output's mask at the truth's size; mask uint8 [B, H, W];
         no_target [B] in {0, 1} -> scalars by name, whose sum is the loss."""
         total = self.weights["total"]
-        parts = {"loss_mask": total * self.part(logits, mask)}
+        parts = {"loss_mask": total * self.mask(logits, mask)}
         if output.minimap is not None and self.weights["minimap"]:
             size = output.minimap.shape[-2:]
             covered = F.interpolate(mask[:, None].float(), size=size, mode="bilinear")[:, 0].floor()

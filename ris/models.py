@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from refer.transforms import normalise
 from ris.errors import OptionError
 from ris.heads import build_head, reads_words
-from ris.losses import WeightedCrossEntropy
+from ris.losses import MaskLoss
 from vpd import DiffusionBackbone, FeaturePyramid, convolution
 from vpd.cache import TensorCache
 from vpd.precision import lower
@@ -54,6 +54,7 @@ class VPDRefer(BaseModel):
         ignore_sentence: every expression is read as the same word, which shows how far the
             picture alone leads.
         loss_over_processes: see `WeightedCrossEntropy`.
+        dice_weight: of the Dice loss beside the cross-entropy; 0, as published, leaves it out.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class VPDRefer(BaseModel):
         cache_dtype: str = "float32",
         ignore_sentence: bool = False,
         loss_over_processes: bool = False,
+        dice_weight: float = 0.0,
     ) -> None:
         super().__init__(data_preprocessor=PicturePreprocessor(non_blocking=True))
         if sentence_batch < 1:
@@ -77,7 +79,7 @@ class VPDRefer(BaseModel):
         self.head: nn.Module = build_head(
             self.head_config, backbone.channels, backbone.text_channels
         )
-        self.loss = WeightedCrossEntropy(class_weight, loss_over_processes)
+        self.loss: nn.Module = MaskLoss(class_weight, loss_over_processes, dice_weight)
         self.class_weight = tuple(class_weight)
         self.sentence_batch = sentence_batch
         self.ignore_sentence = ignore_sentence

@@ -9,6 +9,7 @@ model = dict(
         existence="any",
         region_masks=False,
         region_gradient=False,
+        region_cells=True,
         grid=8,
         width=128,
         heads=4,

@@ -32,6 +32,7 @@ model = dict(
     cache_dtype="float32",  # 'float16': half the space, rounded
     ignore_sentence=False,
     loss_over_processes=False,  # True: several processes step exactly as one would
+    dice_weight=0.0,  # of a Dice loss beside the published cross-entropy
 )
 data = dict(
     root="refer/data",
@@ -66,6 +67,7 @@ optim = dict(
     lr_drop=(),
     warmup_epochs=0,  # of 'step' and 'cosine'
     lr_scale={},  # beginning of parameter names -> factor on lr
+    muon=None,  # learning rate of Muon for the head's matrices; None: AdamW for all, as published
     warmup=0,  # steps of linear rise
     clip=None,  # largest gradient norm
     accumulate=1,

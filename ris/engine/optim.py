@@ -5,7 +5,7 @@ Source: wl-zhao/VPD `refer/`: AdamW, weight decay 1e-2, poly decay of power 0.9 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.in_backward import InBackwardOptimWrapper
+from ris.engine.muon import MuonAdamW, matrices
 from ris.errors import OptionError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -26,10 +27,14 @@ def precision(name: str) -> torch.dtype | None:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, lr: float = 0.0, scale: Mapping[str, float] | None = None
+    model: nn.Module,
+    weight_decay: float,
+    lr: float = 0.0,
+    scale: Mapping[str, float] | None = None,
+    without: Sequence[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
-    """All trained parameters, and apart from them those without weight decay; with `scale`, also
-    apart those whose name begins with one of its keys, at that many times `lr`.
+    """All trained parameters but those of `without`, those without weight decay apart; with
+    `scale`, also apart those whose name begins with one of its keys, at that many times `lr`.
 
     The published code means to spare every norm, and by its name test spares those inside the
     UNet's transformer blocks only (128 tensors of Stable Diffusion 1.5); residual-block norms, the
@@ -40,8 +45,9 @@ def parameter_groups(
     factors = dict(scale or {})
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): []}
     met = set()
+    left_out = {id(parameter) for parameter in without}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in left_out:
             continue
         inside = ".unet." in name and ".attentions." in name and "norm" in name
         starts = [start for start in factors if name.startswith(start)]
@@ -73,19 +79,24 @@ def learning_rate(settings: Mapping[str, Any], total_batch: int) -> float:
 
 
 def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> GuardedOptimWrapper:
-    """Fused AdamW in an optim wrapper that skips steps whose gradient is not finite.
+    """Fused AdamW, beside it Muon if asked for, in an optim wrapper that skips steps whose gradient
+    is not finite.
 
     settings: lr, weight_decay, amsgrad, precision (`fp32` | `bf16`), clip (max gradient norm or
     None), accumulate (batches an optimizer step), in_backward (`InBackwardOptimWrapper`), lr_scale
-    (see `parameter_groups`).
+    (see `parameter_groups`), muon (learning rate for the head's matrices, see `MuonAdamW`; None
+    leaves them to AdamW).
     """
     dtype = precision(settings["precision"])
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings["weight_decay"], settings["lr"], settings.get("lr_scale")),
-        lr=settings["lr"],
-        amsgrad=settings["amsgrad"],
-        fused=True,
-    )
+    decay, rate = settings["weight_decay"], settings.get("muon")
+    apart = matrices(model) if rate else []
+    groups = parameter_groups(model, decay, settings["lr"], settings.get("lr_scale"), apart)
+    options = {"lr": settings["lr"], "amsgrad": settings["amsgrad"], "fused": True}
+    optimizer: torch.optim.Optimizer
+    if rate:
+        optimizer = MuonAdamW(groups, apart, rate, decay, **options)
+    else:
+        optimizer = torch.optim.AdamW(groups, **options)
     wrapper = InBackwardOptimWrapper if settings.get("in_backward") else GuardedOptimWrapper
     return wrapper(
         optimizer,

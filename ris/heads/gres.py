@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ris.errors import OptionError
+from ris.heads.word_decoder import WordDecoder
+from ris.heads.word_layers import WordLayers
 
 Build = Callable[..., nn.Module]
 
@@ -47,6 +49,8 @@ class GRESHead(nn.Module):
         language: False keeps the regions from the words.
         region_masks: False leaves the mask to the plain decoder; the regions then only say where,
             and whether.
+        region_cells: the regions also see the cells that the mask decoder has compared (the
+            `layers` of `WordDecoder`), and teach them nothing.
         region_gradient: False keeps what the regions learn from the pyramid, and so from the text
             adapter: the mask is then learned as by the plain head.
         grid: regions along each side (ReLA: 10).
@@ -68,6 +72,7 @@ class GRESHead(nn.Module):
         language: bool = True,
         region_masks: bool = True,
         region_gradient: bool = True,
+        region_cells: bool = False,
         existence: str = "mean",
         grid: int = 10,
         width: int = 256,
@@ -82,12 +87,22 @@ class GRESHead(nn.Module):
         channels = mask_channels if regions and region_masks else 2
         self.decoder = build({**config, "num_classes": channels}, in_channels, text_channels)
         self.decoder_reads_words = bool(getattr(self.decoder, "reads_words", False))
+        self.region_cells = regions and region_cells
+        compared = getattr(self.decoder, "layers", None)
+        if self.region_cells and not isinstance(compared, WordLayers):
+            raise OptionError(
+                f"region_cells wants a mask decoder that compares cells, not {config}; give "
+                "model.head.mask.type='WordDecoder' and its layers, or leave region_cells out"
+            )
         self.regions: RegionTokens | None = None
         self.nothing: nn.Module | None = None
         self.any_evidence: AnyEvidence | None = None
         if regions:
+            widths = list(in_channels)
+            if self.region_cells and isinstance(compared, WordLayers):
+                widths.append(compared.channels)
             self.regions = RegionTokens(
-                in_channels, text_channels, grid, width, heads, feedforward, language
+                widths, text_channels, grid, width, heads, feedforward, language
             )
             self.minimap = nn.Linear(width, 2)
             self.region_gradient = region_gradient
@@ -104,12 +119,18 @@ class GRESHead(nn.Module):
     ) -> GRESOutput:
         """Levels [B, C_l, ...], text float [B, T, D], words bool [B, T], True where a token is no
         padding -> logits."""
-        decoder = self.decoder
-        features = decoder(pyramid, text) if self.decoder_reads_words else decoder(pyramid)
+        decoder, cells = self.decoder, None
+        if self.region_cells:
+            assert isinstance(decoder, WordDecoder)
+            features, cells = decoder.with_cells(pyramid, text)
+        else:
+            features = decoder(pyramid, text) if self.decoder_reads_words else decoder(pyramid)
         if self.regions is None:
             return GRESOutput(features, None, None)
         if not self.region_gradient:
             pyramid = [level.detach() for level in pyramid]
+        if cells is not None:
+            pyramid = [*pyramid, cells.detach().to(pyramid[0].dtype)]
         tokens = self.regions(pyramid, text, words)
         minimap = self.minimap(tokens)
         mask = features
@@ -128,7 +149,7 @@ class GRESHead(nn.Module):
 
 class AnyEvidence(nn.Module):
     """Something is referred to if one place says so: a soft maximum over the regions' votes, their
-    mean, and the mask's surest cells. A mean alone asks every region of the picture.
+    mean, the mask's surest cells and its size. A mean alone asks every region of the picture.
 
     The mask is heard, not taught: its gradient is cut, so that a vote cannot bend its shape."""
 
@@ -137,6 +158,7 @@ class AnyEvidence(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.3))
+        self.size = nn.Parameter(torch.tensor(0.0))
         self.bias = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, votes: Tensor, mask: Tensor) -> Tensor:
@@ -144,7 +166,9 @@ class AnyEvidence(nn.Module):
         seen = votes[..., 0].float() - votes[..., 1].float()
         cells = (mask[:, 1] - mask[:, 0]).detach().float().flatten(1)
         surest = cells.topk(min(self.SUREST, cells.shape[1]), dim=1).values.mean(dim=1)
-        there = seen.logsumexp(dim=1) + seen.mean(dim=1) + self.weight * surest + self.bias
+        covered = cells.sigmoid().sum(dim=1).log1p()
+        there = seen.logsumexp(dim=1) + seen.mean(dim=1) + self.bias
+        there = there + self.weight * surest + self.size * covered
         return torch.stack([there, -there], dim=1) / 2
 
 

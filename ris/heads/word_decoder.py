@@ -9,7 +9,6 @@ paper; there it stands inside the image encoder, here behind a frozen one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -88,10 +87,21 @@ class WordDecoder(nn.Module):
     def forward(self, pyramid: Sequence[Tensor], text: Tensor) -> Tensor:
         """Four maps [B, C_l, h / 2^l, w / 2^l], finest first, and text float [B, T, D] -> logits
         [B, num_classes, h * subpixel, w * subpixel]."""
+        return self.with_cells(pyramid, text)[0]
+
+    def with_cells(self, pyramid: Sequence[Tensor], text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and what `layers` made of the second finest level: float32
+        [B, channels, h / 2, w / 2], None without layers."""
         fused = [
             torch.cat([level, words(level, text)], dim=1)
             for level, words in zip(pyramid, self.words, strict=True)
         ]
-        between = None if self.layers is None else partial(self.layers, text=text)
-        logits: Tensor = self.decoder(fused, between)
-        return logits
+        if self.layers is None:
+            return self.decoder(fused), None
+        layers, seen = self.layers, []
+
+        def between(features: Tensor) -> Tensor:
+            seen.append(layers(features, text))
+            return seen[0]
+
+        return self.decoder(fused, between), seen[0]

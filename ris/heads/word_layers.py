@@ -55,6 +55,7 @@ class WordLayers(nn.Module):
         self, channels: int, text_channels: int, layers: int, heads: int = 4, grid: int = 8
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.place = nn.Parameter(nn.init.trunc_normal_(Tensor(1, channels, grid, grid), std=0.02))
         self.layers = nn.ModuleList(
             WordLayer(channels, text_channels, heads) for _ in range(layers)

@@ -26,6 +26,7 @@ def test_the_published_recipe_is_the_default():
     assert (config.optim.lr, config.optim.weight_decay, config.optim.power) == (5e-5, 1e-2, 0.9)
     assert (config.schedule.epochs, config.schedule.batch_size) == (40, 4)
     assert tuple(config.model.class_weight) == (0.9, 1.1)
+    assert config.model.dice_weight == 0
     assert config.data.overlap == "drop"
     assert config.model.backbone.unet_mode == "frozen"
     assert config.model.backbone.timestep == 1

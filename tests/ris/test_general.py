@@ -28,6 +28,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 CHANNELS = (12, 20, 20, 16)
 SMALL = {"type": "GRESHead", "mask": {"type": "VPDDecoder", "channels": 16}, "grid": 4,
          "width": 32, "heads": 4, "feedforward": 32, "mask_channels": 8}  # fmt: skip
+COMPARING = {"type": "WordDecoder", "channels": 16, "subpixel": 1, "layers": 1}
 
 
 def pyramid() -> list[torch.Tensor]:
@@ -45,6 +46,7 @@ def pyramid() -> list[torch.Tensor]:
         ({"language": False}, True, True),
         ({"regions": False}, False, False),
         ({"mask": {"type": "WordDecoder", "channels": 16, "subpixel": 1}}, True, True),
+        ({"mask": COMPARING, "region_cells": True}, True, True),
     ],
 )
 def test_every_switch_of_the_head_builds_and_learns(switches, minimap, no_target):
@@ -294,6 +296,26 @@ def test_without_their_gradient_regions_learn_and_the_pyramid_does_not():
     output = head(levels, torch.randn(3, 6, 10))
     output.mask.square().sum().backward()
     assert all(level.grad is not None for level in levels)
+
+
+def test_regions_see_what_the_decoder_compared_and_do_not_teach_it():
+    switches = {**SMALL, "mask": COMPARING, "region_cells": True, "region_masks": False}
+    head = build_head({**switches, "region_gradient": False}, CHANNELS, text_channels=10).eval()
+    levels, text = pyramid(), torch.randn(3, 6, 10)
+    before = head(levels, text)
+    before.no_target.sum().backward()
+    assert all(parameter.grad is None for parameter in head.decoder.parameters())
+    with torch.no_grad():
+        assert torch.allclose(before.mask, head.decoder(levels, text), atol=1e-5)
+        last = head.decoder.layers.layers[-1].linear[-1]
+        last.weight.add_(1.0)  # nothing else of the head reads these cells but the mask
+        after = head(levels, text)
+    assert not torch.allclose(before.no_target, after.no_target)
+
+
+def test_regions_cannot_see_cells_that_no_decoder_compares():
+    with pytest.raises(OptionError, match=r"region_cells.*layers"):
+        build_head({**SMALL, "region_cells": True}, CHANNELS, text_channels=10)
 
 
 def test_another_word_for_existence_is_refused():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from ris.errors import OptionError
 from ris.heads import VPDDecoder, build_head
 from ris.heads.word_layers import WordLayers
-from ris.losses import WeightedCrossEntropy
+from ris.losses import MaskLoss, WeightedCrossEntropy
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
 
@@ -171,6 +173,20 @@ def test_loss_is_the_weighted_mean_by_hand():
     log = torch.log_softmax(logits, dim=1)
     expected = -(0.9 * log[0, 0, 0, 0] + 1.1 * log[0, 1, 0, 1]) / (0.9 + 1.1)
     assert torch.allclose(WeightedCrossEntropy()(logits, mask), expected)
+
+
+def test_dice_is_added_by_hand_and_not_at_all_unless_asked():
+    logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]], [[[0.0, 0.0]], [[0.0, 3.0]]]])
+    mask = torch.tensor([[[0, 1]], [[0, 0]]], dtype=torch.uint8)
+    published = WeightedCrossEntropy()(logits, mask)
+    assert torch.equal(MaskLoss()(logits, mask), published)
+    shares = [(1 / (1 + math.exp(2)), 1 / (1 + math.exp(-1))), (0.5, 1 / (1 + math.exp(-3)))]
+    first = 1 - (2 * shares[0][1] + 1) / (sum(shares[0]) + 1 + 1)
+    second = 1 - 1 / (sum(shares[1]) + 1)  # nothing is referred to
+    expected = published + 0.5 * (first + second) / 2
+    assert torch.allclose(MaskLoss(dice=0.5)(logits, mask), expected)
+    with pytest.raises(OptionError, match="dice_weight"):
+        MaskLoss(dice=-1)
 
 
 def test_prediction_does_not_depend_on_the_batch(model):

@@ -168,9 +168,9 @@ def test_a_killed_rank_comes_back(train_arguments, tmp_path, repo):
 def test_poisoned_steps_are_skipped_and_too_many_stop_the_run(
     train_arguments, tmp_path, monkeypatch, capsys
 ):
-    from ris import models
+    from ris import losses
 
-    original = models.WeightedCrossEntropy.forward
+    original = losses.WeightedCrossEntropy.forward
     calls: list[int] = []
     poisoned = {3, 4}
 
@@ -179,7 +179,7 @@ def test_poisoned_steps_are_skipped_and_too_many_stop_the_run(
         loss = original(self, logits, mask)
         return loss * float("nan") if len(calls) in poisoned else loss
 
-    monkeypatch.setattr(models.WeightedCrossEntropy, "forward", forward)
+    monkeypatch.setattr(losses.WeightedCrossEntropy, "forward", forward)
     common = [*train_arguments, "--epochs", "2", "--output-dir", str(tmp_path)]
     assert main([*common, "--logdir", str(tmp_path / "a")]) == 0
     (file,) = (tmp_path / "a" / "faults").glob("*.jsonl")

@@ -1,0 +1,89 @@
+"""AdamW for every parameter but the head's matrices, which Muon updates.
+
+Source: Muon (Jordan et al. 2024), torch's own implementation. It makes a matrix's update
+orthogonal, so that no direction of its gradient drowns the others. It is meant for the matrices of
+hidden layers: norms, biases, convolutions and whatever is pre-trained stay with AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ris.errors import OptionError
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The head's trained parameters of two dimensions.
+
+    Raises OptionError if there are none, or if they are shared out over processes.
+    """
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith("head.") and parameter.ndim == 2 and parameter.requires_grad
+    ]
+    if not found:
+        raise OptionError("optim.muon updates the head's matrices, and this head has none: drop it")
+    if any(isinstance(parameter, DTensor) for parameter in found):
+        raise OptionError("optim.muon needs whole matrices: drop it, or set survival.shard=False")
+    return found
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """One optimizer to whoever saves, schedules or guards it; torch's two inside.
+
+    Args:
+        groups: AdamW's parameters.
+        matrices: Muon's, [rows, columns] each.
+        rate: Muon's learning rate; `weight_decay` is for its matrices.
+        options: AdamW's.
+
+    Attributes:
+        found_inf: a step changes nothing where this is 1, as with fused optimizers.
+        grad_scale: of AdamW; None.
+    """
+
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        matrices: Iterable[nn.Parameter],
+        rate: float,
+        weight_decay: float,
+        **options: Any,
+    ) -> None:
+        self.adamw = torch.optim.AdamW(groups, **options)
+        self.muon = torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay)
+        for group in self.muon.param_groups:
+            group["muon"] = True
+        super().__init__([*self.adamw.param_groups, *self.muon.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        # Loading a state replaces groups and state, so they are handed on at every step.
+        for inner, own in ((self.adamw, False), (self.muon, True)):
+            inner.state = self.state
+            inner.param_groups = [g for g in self.param_groups if bool(g.get("muon")) == own]
+        vars(self.adamw).update(found_inf=self.found_inf, grad_scale=self.grad_scale)
+        self.adamw.step(closure)
+        moving = [p for g in self.muon.param_groups for p in g["params"] if p.grad is not None]
+        before = [tensor.clone() for p in moving for tensor in self._of(p)]
+        self.muon.step()
+        if self.found_inf is not None:  # Muon knows no such flag: put back what must not change
+            after = [tensor for p in moving for tensor in self._of(p)]
+            for tensor, old in zip(after, before, strict=True):
+                tensor.copy_(torch.where(self.found_inf > 0, old, tensor))
+
+    def _of(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """What a step of Muon changes: the matrix and its momentum."""
+        state = self.state[matrix]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        return matrix, state["momentum_buffer"]
