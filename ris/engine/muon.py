@@ -63,7 +63,8 @@ class MuonAdamW(torch.optim.Optimizer):
         self.muon = torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay)
         for group in self.muon.param_groups:
             group["muon"] = True
-        super().__init__([*self.adamw.param_groups, *self.muon.param_groups], {})
+        every = [*self.adamw.param_groups, *self.muon.param_groups]
+        super().__init__(every, {"lr": self.adamw.defaults["lr"]})  # mmengine reads it here
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
