@@ -1,6 +1,6 @@
 """Does text-to-image pre-training teach where things are and what words mean? Measured.
 
-    python benchmarks/claim.py [--seeds 0 1 2] [--only a b c] [--steps 2000] [--jobs 2] [--readme]
+    python benchmarks/claim.py [--seeds 0 1 2] [--only a b c] [--steps 4000] [--jobs 2] [--readme]
 
 One system, one head, one number of optimizer steps; only the backbone differs. The last step's
 weights are scored; nothing is chosen by looking at a score. Rows that the CSV already holds for the
@@ -35,7 +35,7 @@ from trained import recipe_hash
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "claim.csv"
 RECIPE = "res/refshapes_tiny_128.py"
-STEPS = 2000
+STEPS = 4000
 BEGIN, END = "<!-- claim:begin -->", "<!-- claim:end -->"
 PICTURES = {"train": 6000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")

@@ -3,7 +3,7 @@
 _base_ = ["./res_tiny.py"]
 task = "rec"
 model = dict(
-    backbone=dict(attention_kernel="sdpa"),  # this and muon=None: as when its table was measured
+    backbone=dict(attention_kernel="sdpa"),  # this, optim and schedule as its table was measured
     head=dict(
         _delete_=True,
         type="PhrasePixelHead",
@@ -18,5 +18,6 @@ model = dict(
     divide_by="phrases",
 )
 data = dict(val_dataset=None, box_values="float", overlap="union")
-optim = dict(lr=2e-3, lr_batch=None, muon=None)
+optim = dict(lr=2e-3, lr_batch=None, warmup=50, muon=None)
+schedule = dict(batch_size=32, print_freq=20)
 grounding = dict(protocol="reftr", clamp=False)

@@ -57,7 +57,7 @@ data = dict(
 )
 optim = dict(
     lr=5e-5,
-    lr_batch=32,  # the total batch lr is for, as published: 4 a GPU on 8; None: for any
+    lr_batch=32,  # the total batch rates are for, as published: 4 a GPU on 8; None: for any
     ema=None,  # decay of an average of the weights, which is then scored and saved
     weight_decay=1e-2,
     amsgrad=False,

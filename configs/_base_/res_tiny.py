@@ -14,5 +14,5 @@ data = dict(
     keep_in_memory=True,
     workers=0,
 )
-optim = dict(lr=2e-3, clip=1.0, warmup=50, muon=0.01)
-schedule = dict(epochs=4, batch_size=32, print_freq=20, val_interval=4)
+optim = dict(lr=1.5e-3, lr_batch=16, clip=1.0, warmup=100, muon=0.007)
+schedule = dict(epochs=4, batch_size=16, print_freq=40, val_interval=4)

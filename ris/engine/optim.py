@@ -70,12 +70,18 @@ def parameter_groups(
     ]
 
 
-def learning_rate(settings: Mapping[str, Any], total_batch: int) -> float:
-    """The rate for this total batch: `lr`, scaled in proportion where `lr_batch` says which total
-    batch `lr` is meant for (None: it is meant for any)."""
+def learning_rate(settings: Mapping[str, Any], total_batch: int, entry: str = "lr") -> float:
+    """The rate for this total batch: `entry`, scaled in proportion where `lr_batch` says which
+    total batch the rates are meant for (None: they are meant for any)."""
     if not settings["lr_batch"]:
-        return float(settings["lr"])
-    return float(settings["lr"] * total_batch / settings["lr_batch"])
+        return float(settings[entry])
+    return float(settings[entry] * total_batch / settings["lr_batch"])
+
+
+def at_batch(settings: Mapping[str, Any], total_batch: int) -> dict[str, Any]:
+    """The settings with every rate they have (`lr`, `muon`) as it is for this total batch."""
+    rates = [entry for entry in ("lr", "muon") if settings.get(entry)]
+    return {**settings, **{entry: learning_rate(settings, total_batch, entry) for entry in rates}}
 
 
 def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> GuardedOptimWrapper:

@@ -75,7 +75,7 @@ def train(
     name_trades(metric, model)
     store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
-    rate = optim.learning_rate(settings["optim"], _total_batch(config))
+    rates = optim.at_batch(settings["optim"], _total_batch(config))
     runner = make_runner(
         config,
         work_dir,
@@ -90,7 +90,7 @@ def train(
             "val_interval": schedule.val_interval,
         },
         val_cfg={},
-        optim_wrapper=optim.build_optimizer(model, {**settings["optim"], "lr": rate}, kind),
+        optim_wrapper=optim.build_optimizer(model, rates, kind),
         param_scheduler=optim.schedule(
             settings["optim"], steps, min(config.optim.warmup, steps // 2), len(train_data)
         ),
@@ -120,7 +120,7 @@ def train(
         "train_refs": len(data.refs_of(train_data)),
         "train_data_hash": data.refs_of(train_data).data_hash,
         "total_batch": _total_batch(config),
-        "learning_rate": rate,
+        "learning_rate": rates["lr"],
     }
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ris.engine.muon import MuonAdamW, matrices
-from ris.engine.optim import build_optimizer
+from ris.engine.optim import at_batch, build_optimizer
 from ris.errors import OptionError
 
 SETTINGS = {"lr": 1e-2, "weight_decay": 0.1, "amsgrad": False, "precision": "fp32", "muon": 0.05}
@@ -57,6 +57,14 @@ def test_both_inside_step_as_torchs_own_alone():
 def test_without_muon_all_is_adamws():
     wrapper = build_optimizer(Model(), {**SETTINGS, "muon": None}, "cpu")
     assert type(wrapper.optimizer) is torch.optim.AdamW
+
+
+def test_both_rates_are_for_the_batch_that_the_settings_name():
+    asked = {**SETTINGS, "lr_batch": 32}
+    found = at_batch(asked, 8)
+    assert (found["lr"], found["muon"]) == (pytest.approx(2.5e-3), pytest.approx(0.0125))
+    assert at_batch({**asked, "lr_batch": None}, 8)["muon"] == 0.05
+    assert at_batch({**asked, "muon": None}, 8)["muon"] is None
 
 
 def test_a_saved_state_goes_on_to_the_same_bits():
