@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trained import recipe_hash
+from trained import PRECISION, recipe_hash
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "claim.csv"
@@ -66,6 +66,7 @@ VARIANTS = {
     "c10": Variant("random, trained end to end, 10 % of the pictures", {**NOISE, **TUNED}, 0.1),
     "maps": Variant("a, without cross-attention maps", {"model.backbone.attention_maps": False}),
     "adapter": Variant("a, without the text adapter", {"model.backbone.text_adapter": False}),
+    "adamw": Variant("a, AdamW alone", {"optim.muon": None}),
     **{
         f"t{time}": Variant(f"a, at timestep {time}", {"model.backbone.timestep": time})
         for time in (50, 200, 500)  # a is at 1, as published
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of every run")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=PRECISION)
     parser.add_argument("--data-seed", type=int, default=0, help="another data set, for trials")
     parser.add_argument("--work", type=Path, default=Path("work_dirs/claim"))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
@@ -92,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.no_runs:
         measure_all(arguments)
-    text = table(read(arguments.csv), arguments.steps)
+    text = table(read(arguments.csv), arguments.steps, arguments.precision)
     print(text)
     if arguments.readme:
         into_readme(text)
@@ -253,9 +254,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
     os.replace(draft, path)
 
 
-def table(rows: list[dict[str, str]], steps: int) -> str:
+def table(rows: list[dict[str, str]], steps: int, precision: str = PRECISION) -> str:
     """Mean and standard deviation over the seeds, as Markdown, of the recipe as it is now."""
-    same = {"steps": str(steps), "recipe": recipe_hash(RECIPE)}
+    same = {"steps": str(steps), "precision": precision, "recipe": recipe_hash(RECIPE)}
     rows = [row for row in rows if all(row[name] == value for name, value in same.items())]
     lines = [
         "| backbone | val oIoU | testA oIoU | testB oIoU | val P@0.5 | seeds |",

@@ -24,6 +24,7 @@ from published_way import read, save
 REPO = Path(__file__).resolve().parents[1]
 PICTURES = {"train": 4000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
+PRECISION = "bf16"  # of training, unless told otherwise; all scores are of float32 arithmetic
 KEYS = ("variant", "seed", "epochs", "precision", "recipe")
 Row = dict[str, Any]
 
@@ -61,7 +62,7 @@ def compare(study: Study, description: str | None) -> None:
     names = list(study.variants)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--epochs", type=int, default=study.epochs)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=PRECISION)
     parser.add_argument("--work", type=Path, default=Path("work_dirs") / study.name)
     parser.add_argument("--csv", type=Path, default=study.results)
     parser.add_argument("--docs", action="store_true", help="write the table into the docs")
@@ -75,7 +76,7 @@ def compare(study: Study, description: str | None) -> None:
             if key not in known:
                 row = _measure(study, key, root, arguments.work.resolve())
                 save(arguments.csv, [row], KEYS)
-    text = shown(study, arguments.csv, arguments.epochs)
+    text = shown(study, arguments.csv, arguments.epochs, arguments.precision)
     print(text)
     if arguments.docs:
         page = REPO / "docs" / f"{study.name}.md"
@@ -84,9 +85,9 @@ def compare(study: Study, description: str | None) -> None:
         page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
-def shown(study: Study, path: Path, epochs: int) -> str:
-    """The table of the CSV's rows that were run for `epochs` with the recipe as it is now."""
-    same = {"epochs": str(epochs), "recipe": recipe_hash(study.config)}
+def shown(study: Study, path: Path, epochs: int, precision: str = PRECISION) -> str:
+    """The table of the CSV's rows that were run so with the recipe as it is now."""
+    same = {"epochs": str(epochs), "precision": precision, "recipe": recipe_hash(study.config)}
     return study.table(
         [row for row in read(path) if all(row[name] == value for name, value in same.items())]
     )

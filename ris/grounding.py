@@ -57,6 +57,8 @@ class GroundRefer(VPDRefer):
             raise OptionError(
                 f"a grounding system wants one of {known}, not {self.head_config['type']!r}"
             )
+        if options.get("dice_weight"):
+            raise OptionError("model.dice_weight is for other tasks; here it is loss_weights.dice")
         self.loss = GroundLoss(loss_weights, auxiliary, divide_by)
 
     def forward(  # type: ignore[override]

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ris.engine.report import write_json
 from ris.errors import CheckpointError, OptionError
 from ris.general import GeneralRefer
+from ris.grounding import GroundRefer
 from ris.heads.word_decoder import PixelWordAttention
 from ris.models import VPDRefer
 from ris.onnx_runtime import CARD, FILES, FORMAT, TOKENIZER, OnnxPredictor
@@ -154,9 +155,9 @@ def check_extra() -> None:
 
 def _check(predictor: Predictor, folder: Path) -> None:
     model = predictor.model
-    if isinstance(model, GeneralRefer):
+    if isinstance(model, GeneralRefer | GroundRefer):
         raise OptionError(
-            "a model of the generalized task (GeneralRefer) cannot be exported to ONNX: only one "
+            f"a model of this task ({type(model).__name__}) cannot be exported to ONNX: only one "
             "mask a sentence (VPDRefer) can"
         )
     if model.backbone.text_encoder is None:

@@ -31,7 +31,7 @@ model = dict(
     cache_dir=None,  # a folder: latents and text features are kept there for all later runs
     cache_dtype="float32",  # 'float16': half the space, rounded
     ignore_sentence=False,
-    loss_over_processes=False,  # True: several processes step exactly as one would
+    loss_over_processes=False,  # True: several processes step as one would, but for rounding
     dice_weight=0.0,  # of a Dice loss beside the published cross-entropy
 )
 data = dict(

@@ -10,7 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", help="records_<split>.jsonl of a train or test run, or the "
                         "<dataset>_<split>_detailed_results.json of a generalized one, or "
                         "boxes_<split>.jsonl of one that grounds")  # fmt: skip
-    parser.add_argument("--protocol", help="vpd, lavt, cris (default: vpd); of boxes reftr, "
+    parser.add_argument("--protocol", help="vpd, lavt, cris, lavt_val, cris_val (default: vpd); "
+                        "of boxes reftr, "
                         "transvg, mdetr_any, mdetr_merged (default: the file's own)")  # fmt: skip
     parser.add_argument("--refer_data_root", help="with kept masks: score at native size")
     parser.add_argument("--dataset", default="refcoco")

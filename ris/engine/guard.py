@@ -94,7 +94,7 @@ class GuardedOptimWrapper(OptimWrapper):
         }
 
     def restore_faults(self, counts: dict[str, int]) -> None:
-        device = self.optimizer.param_groups[0]["params"][0].device
+        device = next(p for group in self.optimizer.param_groups for p in group["params"]).device
         self.skipped = torch.tensor(float(counts["skipped"]), device=device)
         self.streak = torch.tensor(float(counts["streak"]), device=device)
         for buffer, old in zip(self.running, self.before, strict=True):

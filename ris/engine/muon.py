@@ -1,13 +1,12 @@
 """AdamW for every parameter but the head's matrices, which Muon updates.
 
 Source: Muon (Jordan et al. 2024), torch's own implementation. It makes a matrix's update
-orthogonal, so that no direction of its gradient drowns the others. It is meant for the matrices of
-hidden layers: norms, biases, convolutions and whatever is pre-trained stay with AdamW.
+orthogonal, so that no direction of its gradient drowns the others. It is meant for linear layers:
+norms, biases, embeddings, convolutions and whatever is pre-trained stay with AdamW.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,20 +17,27 @@ from ris.errors import OptionError
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The head's trained parameters of two dimensions.
+    """Trained weights [rows, columns] of the head's linear and attention layers; often none.
 
-    Raises OptionError if there are none, or if they are shared out over processes.
+    Raises OptionError if they are shared out over processes.
     """
-    found = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if name.startswith("head.") and parameter.ndim == 2 and parameter.requires_grad
+    layers = [
+        layer
+        for path, layer in model.named_modules()
+        if path.split(".")[0] == "head" and isinstance(layer, nn.Linear | nn.MultiheadAttention)
     ]
-    if not found:
-        raise OptionError("optim.muon updates the head's matrices, and this head has none: drop it")
-    if any(isinstance(parameter, DTensor) for parameter in found):
-        raise OptionError("optim.muon needs whole matrices: drop it, or set survival.shard=False")
-    return found
+    found = {
+        id(weight): weight
+        for layer in layers
+        for weight in layer.parameters()
+        if weight.ndim == 2 and weight.requires_grad
+    }
+    if any(isinstance(weight, DTensor) for weight in found.values()):
+        raise OptionError(
+            "Muon needs whole matrices: --set optim.muon=None leaves them to AdamW, or "
+            "survival.shard=False keeps them whole"
+        )
+    return list(found.values())
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -39,8 +45,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Args:
         groups: AdamW's parameters.
-        matrices: Muon's, [rows, columns] each.
-        rate: Muon's learning rate; `weight_decay` is for its matrices.
+        matrices: groups of Muon's, [rows, columns] each.
+        rate: Muon's learning rate.
         options: AdamW's.
 
     Attributes:
@@ -54,13 +60,12 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         groups: list[dict[str, Any]],
-        matrices: Iterable[nn.Parameter],
+        matrices: list[dict[str, Any]],
         rate: float,
-        weight_decay: float,
         **options: Any,
     ) -> None:
         self.adamw = torch.optim.AdamW(groups, **options)
-        self.muon = torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay)
+        self.muon = torch.optim.Muon(matrices, lr=rate)
         for group in self.muon.param_groups:
             group["muon"] = True
         every = [*self.adamw.param_groups, *self.muon.param_groups]

@@ -5,10 +5,11 @@ Source: wl-zhao/VPD `refer/`: AdamW, weight decay 1e-2, poly decay of power 0.9 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ris.engine.guard import GuardedOptimWrapper
@@ -31,10 +32,10 @@ def parameter_groups(
     weight_decay: float,
     lr: float = 0.0,
     scale: Mapping[str, float] | None = None,
-    without: Sequence[nn.Parameter] = (),
+    only: Callable[[nn.Parameter], bool] = lambda parameter: True,
 ) -> list[dict[str, Any]]:
-    """All trained parameters but those of `without`, those without weight decay apart; with
-    `scale`, also apart those whose name begins with one of its keys, at that many times `lr`.
+    """All trained parameters that `only` takes, those without weight decay apart; with `scale`,
+    also apart those whose name begins with one of its keys, at that many times `lr`.
 
     The published code means to spare every norm, and by its name test spares those inside the
     UNet's transformer blocks only (128 tensors of Stable Diffusion 1.5); residual-block norms, the
@@ -45,13 +46,14 @@ def parameter_groups(
     factors = dict(scale or {})
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): []}
     met = set()
-    left_out = {id(parameter) for parameter in without}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or id(parameter) in left_out:
+        if not parameter.requires_grad:
             continue
         inside = ".unet." in name and ".attentions." in name and "norm" in name
         starts = [start for start in factors if name.startswith(start)]
         met.update(starts)
+        if not only(parameter):
+            continue
         factor = factors[max(starts, key=len)] if starts else 1.0
         groups.setdefault((0.0 if inside else weight_decay, factor), []).append(parameter)
     if silent := sorted(factors.keys() - met):
@@ -92,15 +94,25 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
     None), accumulate (batches an optimizer step), in_backward (`InBackwardOptimWrapper`), lr_scale
     (see `parameter_groups`), muon (learning rate for the head's matrices, see `MuonAdamW`; None
     leaves them to AdamW).
+
+    Raises OptionError for what cannot be.
     """
     dtype = precision(settings["precision"])
-    decay, rate = settings["weight_decay"], settings.get("muon")
-    apart = matrices(model) if rate else []
-    groups = parameter_groups(model, decay, settings["lr"], settings.get("lr_scale"), apart)
+    decay, scale, rate = settings["weight_decay"], settings.get("lr_scale"), settings.get("muon")
+    if rate is not None and rate <= 0:
+        raise OptionError(f"optim.muon is a learning rate, more than 0, or None; got {rate}")
+    apart = {id(matrix) for matrix in matrices(model)} if rate else set()
+    if rate and not apart:
+        MMLogger.get_current_instance().info(
+            "optim.muon: this head has no linear or attention layers; AdamW updates all of it"
+        )
+    groups = parameter_groups(model, decay, settings["lr"], scale, lambda p: id(p) not in apart)
     options = {"lr": settings["lr"], "amsgrad": settings["amsgrad"], "fused": True}
     optimizer: torch.optim.Optimizer
-    if rate:
-        optimizer = MuonAdamW(groups, apart, rate, decay, **options)
+    if rate and apart:
+        own = parameter_groups(model, decay, rate, scale, lambda p: id(p) in apart)
+        own = [group for group in own if group["params"]]
+        optimizer = MuonAdamW(groups, own, rate, **options)
     else:
         optimizer = torch.optim.AdamW(groups, **options)
     wrapper = InBackwardOptimWrapper if settings.get("in_backward") else GuardedOptimWrapper

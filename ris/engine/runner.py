@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from refer import REFER
 from refer.grefer import G_REFER
 from ris.engine import curves, data, hooks, report, shard
+from ris.engine.ground_metric import GroundMetric
 from ris.engine.metric import ResMetric
 from ris.engine.quiet import QuietRunner
 from ris.engine.tasks import identity, task_of
@@ -65,7 +66,7 @@ def make_runner(
 def name_trades(metric: BaseMetric, model: VPDRefer) -> None:
     """Records and log say what was given up for speed; on the exact path there is nothing."""
     if model.backbone.trade_names:
-        if isinstance(metric, ResMetric):
+        if isinstance(metric, ResMetric | GroundMetric):
             metric.header["trades"] = model.backbone.trade_names
         print(f"not the exact path: trades {', '.join(model.backbone.trade_names)}", flush=True)
 

@@ -83,6 +83,12 @@ def restore(runner: Any, model: VPDRefer, snapshot: Snapshot) -> None:
         for name, value in entries.items():
             if value.ndim:  # the step count is no part of a parameter's shape
                 entries[name] = like(value, parameters[index])
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if sizes != [len(group["params"]) for group in values["groups"]]:
+        raise CheckpointError(
+            "the checkpoint to resume from was made by another optimizer; repeat the run's "
+            "optim.muon, optim.lr_scale and optim.weight_decay"
+        )
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": moments, "param_groups": values["groups"]})
     _replay_schedules(runner, optimizer, rates, snapshot.step)

@@ -121,6 +121,7 @@ def train(
         "train_data_hash": data.refs_of(train_data).data_hash,
         "total_batch": _total_batch(config),
         "learning_rate": rates["lr"],
+        "muon_rate": rates.get("muon"),
     }
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
@@ -201,6 +202,7 @@ def _describe(
         f"backbone {model.backbone.source}, unet_mode {model.backbone.unet_mode}; "
         f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
     )
+    rates = optim.at_batch(config.optim, _total_batch(config))
     per_gpu, ranks, accumulate = (
         config.schedule.batch_size,
         get_world_size(),
@@ -208,13 +210,13 @@ def _describe(
     )
     runner.logger.info(
         f"batch {per_gpu} a process x {ranks} processes x {accumulate} accumulated = "
-        f"{_total_batch(config)} in total; learning rate "
-        f"{optim.learning_rate(config.optim, _total_batch(config)):g}"
+        f"{_total_batch(config)} in total; learning rate {rates['lr']:g}"
         + (
             f" ({config.optim.lr:g} for a total batch of {config.optim.lr_batch})"
             if config.optim.lr_batch
             else ""
         )
+        + (f"; Muon's {rates['muon']:g}" if rates.get("muon") else "")
     )
 
 

@@ -98,6 +98,9 @@ def test_resume_goes_on_where_it_stopped(train_arguments, tmp_path, capsys):
     other = ["--weights", "random", "--seed", "5"]
     assert main([*arguments, "--epochs", "3", "--resume", "auto", *other]) == 2
     assert "other frozen weights" in capsys.readouterr().err
+    # So would moments that are another optimizer's.
+    assert main([*arguments, "--epochs", "3", "--resume", "auto", "--set", "optim.muon=None"]) == 2
+    assert "another optimizer" in capsys.readouterr().err
 
 
 def test_two_processes_score_the_same_integers(trained, shapes_root, tmp_path, repo):

@@ -122,6 +122,7 @@ def test_two_processes_step_as_one(train_arguments, tmp_path, repo):
             *processes(number, 29621), *train_arguments, "--logdir", str(folder), "--epochs", "2",
             "--output-dir", str(folder), "--batch-size", str(8 // number), "--print-freq", "1",
             "--set", "model.loss_over_processes=True", "optim.lr=1e-4",
+            "optim.muon=None",  # whose bfloat16 matrices round too coarsely for this tolerance
         ]  # fmt: skip
         run = subprocess.run(command, env=environment(repo), capture_output=True, text=True,
                              timeout=280)  # fmt: skip
@@ -302,7 +303,7 @@ def test_sharded_weights_learn_as_whole_ones(train_arguments, tmp_path, repo):
         command = [
             *processes(2, 29631), *train_arguments, "--logdir", str(folder), "--epochs", "1",
             "--output-dir", str(folder), "--print-freq", "1", "--unet_mode", "finetune",
-            "--set", f"survival.shard={shard}", "optim.lr=1e-4",
+            "--set", f"survival.shard={shard}", "optim.lr=1e-4", "optim.muon=None",
         ]  # fmt: skip
         run = subprocess.run(command, env=environment(repo), capture_output=True, text=True,
                              timeout=280)  # fmt: skip
