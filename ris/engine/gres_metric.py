@@ -74,21 +74,19 @@ class GresMetric(BaseMetric):
         )
         if self.boxes is None:
             return
-        present = 1 - nothing.nan_to_num(0.0)
+        # Who says "nothing here" of the mask says it of the boxes, which then are none.
+        if self.protocol.no_target == "pixels":
+            empty = pred.flatten(1).sum(dim=1).cpu() < self.protocol.pixels
+        else:
+            empty = nothing > 0.5
         for row, picture in enumerate(pictures):
             boxes, scores = boxes_of(
                 probability[row].cpu().numpy(), data_batch["original_sizes"][picture]
             )
-            if self.protocol.no_target == "pixels" and int(pred[row].sum()) < self.protocol.pixels:
+            if empty[row]:
                 boxes, scores = boxes[:0], scores[:0]
             truth = data_batch["boxes"][which[row]]
-            self.boxes.update(
-                ref_ids[row],
-                data_batch["sent_ids"][row],
-                boxes,
-                scores * float(present[row]),
-                truth,
-            )
+            self.boxes.update(ref_ids[row], data_batch["sent_ids"][row], boxes, scores, truth)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Merge the ranks' evaluators; every rank gets the same scores."""

@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from refer.evaluation import gres
+from refer.evaluation.grec import GrecProtocol
 from refer.evaluation.gres_table import gres_table
 from ris.boxes import boxes_of
 from ris.checkpoints import load, save
 from ris.cli import main
 from ris.engine import settings
+from ris.engine.gres_metric import GresMetric
 from ris.errors import OptionError
-from ris.general import GeneralRefer
+from ris.general import GeneralAnswer, GeneralRefer
 from ris.heads import build_head
 from ris.heads.gres import AnyEvidence, GRESHead, GRESOutput
 from ris.losses import GeneralLoss
@@ -321,3 +323,20 @@ def test_regions_cannot_see_cells_that_no_decoder_compares():
 def test_another_word_for_existence_is_refused():
     with pytest.raises(OptionError, match="mean or any"):
         GRESHead((8, 8, 8, 8), 4, build_head, existence="most")
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("head", [1, 0]), ("pixels", [1, 1])])
+def test_boxes_are_none_where_nothing_is_said_to_be_there(tmp_path, rule, kept):
+    """And where something is, no doubt about it takes a sure box below the threshold."""
+    metric = GresMetric(gres.GresProtocol(no_target=rule), "made", tmp_path, "val", GrecProtocol())
+    probability = torch.full((20, 20), 0.05)
+    probability[4:14, 4:14] = 0.9
+    batch = {
+        "ref_of_text": torch.tensor([0, 1]), "picture_index": torch.tensor([0, 0]),
+        "image_ids": [7], "ref_ids": [1, 2], "sent_ids": [3, 4], "text": ["a", "b"],
+        "masks": (probability > 0.5).expand(2, 20, 20), "n_targets": [1, 1],
+        "boxes": [np.array([[4.0, 4.0, 14.0, 14.0]])] * 2, "original_sizes": [(20, 20)],
+    }  # fmt: skip
+    metric.process(batch, [GeneralAnswer(probability, torch.tensor(n)) for n in (0.4, 0.6)])
+    assert [len(item.scores) for item in metric.boxes._items.values()] == kept
+    assert metric.boxes.compute()["F1_score"] == pytest.approx(sum(kept) / 2)
