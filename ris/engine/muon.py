@@ -80,12 +80,14 @@ class MuonAdamW(torch.optim.Optimizer):
         vars(self.adamw).update(found_inf=self.found_inf, grad_scale=self.grad_scale)
         self.adamw.step(closure)
         moving = [p for g in self.muon.param_groups for p in g["params"] if p.grad is not None]
-        before = [tensor.clone() for p in moving for tensor in self._of(p)]
+        # Muon knows no such flag: what must not change is put back.
+        bad = self.found_inf
+        changing = [] if bad is None else [t for p in moving for t in self._of(p)]
+        before = [tensor.clone() for tensor in changing]
         self.muon.step()
-        if self.found_inf is not None:  # Muon knows no such flag: put back what must not change
-            after = [tensor for p in moving for tensor in self._of(p)]
-            for tensor, old in zip(after, before, strict=True):
-                tensor.copy_(torch.where(self.found_inf > 0, old, tensor))
+        if bad is not None:
+            for tensor, old in zip(changing, before, strict=True):
+                tensor.copy_(torch.where(bad > 0, old, tensor))
 
     def _of(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """What a step of Muon changes: the matrix and its momentum."""
