@@ -4,7 +4,8 @@
 
 Sentences 1, 2, 4, 8, 16 of one picture at the size's usual side; then 4 sentences at sides 64 to
 256 (tiny) or 256 to 768 (full). Random weights: the work does not depend on them. On the CPU the
-heap is kept, as `ris` does it. `--plot` draws docs/cost_curve.png from all rows of the CSV.
+heap is kept and in huge pages, as `ris` does it. `--plot` draws docs/cost_curve.png from all rows
+of the CSV.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import argparse
 import csv
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from published_way import (
-    KEPT,
+    ALLOCATORS,
     RESULTS,
     SIDES,
     as_tested,
@@ -31,8 +33,6 @@ from published_way import (
     timed,
     workload,
 )
-
-from ris import allocator
 
 KEYS = ("size", "curve", "sentences", "side", "device", "precision")
 PLOT = Path(__file__).resolve().parents[1] / "docs" / "cost_curve.png"
@@ -56,8 +56,10 @@ def main() -> None:
     parser.add_argument("--png", type=Path, default=PLOT)
     arguments = parser.parse_args()
     if not arguments.only_plot:
-        if arguments.device == "cpu":
-            allocator.keep_heap()
+        wanted = ALLOCATORS["huge" if arguments.device == "cpu" else "default"]
+        if any(os.environ.get(name) != value for name, value in wanted.items()):
+            # They are read at the start of a process.
+            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
         model = as_tested(build(arguments.size, arguments.device).eval(), arguments.precision)
         model.sentence_batch = arguments.sentence_batch
         points = [("sentences", count, SIDES[arguments.size]) for count in SENTENCES]
@@ -91,9 +93,6 @@ def measure(
                 lambda p=picture, a=asked, m=masks: ours(model, p, a, m), arguments.device
             )
         found.append(sentences / seconds)
-    kept = "kept" if allocator.described().startswith("keeps") else "default"
-    if any(name in os.environ for name in KEPT):
-        kept = "the user's"
     return {
         "size": arguments.size,
         "curve": curve,
@@ -101,7 +100,7 @@ def measure(
         "side": side,
         "device": arguments.device,
         "precision": arguments.precision,
-        "allocator": kept,
+        "allocator": "huge" if arguments.device == "cpu" else "default",
         "sentence_batch": arguments.sentence_batch,
         "rounds": arguments.rounds,
         "pairs_per_s": f"{statistics.median(found):.4g}",

@@ -36,12 +36,14 @@ from vpd.zoo import named
 RESULTS = Path(__file__).resolve().parent / "results"
 SIDES = {"tiny": 128, "full": 512}
 TOKENS = 40
-# glibc keeps freed memory instead of giving it back and faulting it in again.
+# `kept`: glibc keeps freed memory instead of giving it back and faulting it in again; `huge`: large
+# blocks lie in huge pages too, which is how `ris` runs (`ris.allocator`).
 KEPT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+ALLOCATORS = {"default": {}, "kept": KEPT, "huge": {**KEPT, "THP_MEM_ALLOC_ENABLE": "1"}}
 WORDS = (
     "left",
     "right",
@@ -195,7 +197,8 @@ def peak_memory(device: str) -> float:
 
 def in_child(script: str, arguments: Sequence[str], allocator: str) -> list[dict[str, Any]]:
     """Run a benchmark script in a process of its own under an allocator setting; its rows."""
-    environment = {**os.environ, **(KEPT if allocator == "kept" else {})}
+    unset = {n: v for n, v in os.environ.items() if n not in ALLOCATORS["huge"]}
+    environment = {**unset, **ALLOCATORS[allocator]}
     command = [sys.executable, script, *arguments, "--child", "--allocator", allocator]
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from published_way import (
+    ALLOCATORS,
     RESULTS,
     SIDES,
     autocast,
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
-    parser.add_argument("--allocator", choices=("default", "kept"), default="default")
+    parser.add_argument("--allocator", choices=tuple(ALLOCATORS), default="default")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--csv", type=Path, default=RESULTS / "train_speed.csv")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -1,10 +1,14 @@
-"""glibc's allocator told to keep what it frees: CPU runs spend no time on page faults.
+"""Memory on the CPU: what is freed is kept, and large blocks lie in huge pages.
 
 By default glibc gives every large block back to the kernel when it is freed, and the next layer's
 activations fault the same pages in again, one by one and zeroed. A network frees and takes blocks
 of the same sizes at every pass, so keeping them costs the peak of memory, for the whole run, and
 nothing more. `mallopt` says at run time what MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_ and
 MALLOC_TOP_PAD_ say at start; no process has to be started anew.
+
+glibc does not always find a freed block again: an aligned request is a little larger than the block
+it leaves behind. In huge pages (2 MiB in place of 4 KiB) such a block costs 512 times fewer faults,
+and a matrix product looks up fewer addresses. torch has a switch for that, off unless it is set.
 """
 
 from __future__ import annotations
@@ -22,7 +26,20 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never trim
     "MALLOC_TOP_PAD_": (-2, TOP_PAD),
 }
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own, for tensors of 2 MiB and more
 _state = "the system's"
+
+
+def huge_pages() -> bool:
+    """Have torch ask for huge pages, in this process and those it starts; whether it will.
+
+    To be called before the first tensor is made: torch looks once. Only on Linux, and to any avail
+    where /sys/kernel/mm/transparent_hugepage/enabled does not say `never`. RIS_KEEP_HEAP=0 or the
+    variable itself, set by the user, switch it off.
+    """
+    if os.environ.get(SWITCH, "1") == "0" or sys.platform != "linux":
+        return False
+    return os.environ.setdefault(HUGE_PAGES, "1") == "1"
 
 
 def keep_heap() -> bool:
@@ -47,9 +64,10 @@ def keep_heap() -> bool:
 
 
 def described() -> str:
-    """What metrics.json says of the allocator: `keeps its heap`, `the system's`, or the user's own
-    variables."""
-    own = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+    """What metrics.json says of the allocator: `keeps its heap` or `the system's`, and the
+    variables that are set."""
+    names = (*SETTINGS, HUGE_PAGES)
+    own = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
     return ", ".join([_state, *own])
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ris import allocator
 from ris.commands import COMMANDS
 from ris.errors import EXIT_RESUMABLE, RISError, Stopped
 from ris.version import __version__
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Errors of use print one line and give exit code 2; Ctrl-C gives 130; training
     that a signal stopped after saving its state gives 75: run the same command again."""
     arguments = parser().parse_args(argv)
+    allocator.huge_pages()  # now: the command will import torch, which looks only once
     try:
         arguments.run(arguments)
     except Stopped as stopped:

@@ -41,7 +41,7 @@ class Predictor:
             float32 on the CPU and bfloat16 on CUDA. The picture and the sentences are always
             encoded in float32. Scores of the published protocol are of float32.
         info: what the model's card says beside the image size, kept by `save_pretrained`.
-        fast_convolutions: on the CPU, see `VPDRefer.fast_convolutions`; False saves 1.3 GiB
+        fast_convolutions: on the CPU, see `VPDRefer.fast_convolutions`; False saves 2.2 GiB
             with Stable Diffusion.
     """
 

@@ -202,7 +202,7 @@ class DiffusionBackbone(nn.Module):
         """From now on 3x3 convolutions take fewer multiplications (see `vpd.convolution`).
 
         Where a pass spends most for its weights' size: the UNet's two finest levels and its
-        upsampling, the VAE's middle. Costs a GiB at Stable Diffusion's size; has an effect on
+        upsampling, the VAE's middle. Costs two GiB at Stable Diffusion's size; has an effect on
         a CPU, in float32, without gradient. Returns the layers changed.
         """
         unet, encoder = self.unet, self.vae.encoder

@@ -1,14 +1,13 @@
 """3x3 convolutions with fewer multiplications, for float32 inference on a CPU.
 
-Shapes: B items, C input and O output channels, H W cells of the output, h = H / 2, w = W / 2 tiles.
+Shapes: B items, C input and O output channels, H W cells.
 
 On a CPU a Stable Diffusion pass is bound by arithmetic, so that fewer multiplications are the only
 way on. Two exact rewrites, equal to the direct convolution within float32 rounding:
-- tiles of 2 x 2 outputs from 4 x 4 inputs with 16 products in place of 36 (Winograd 1980; Lavin and
-  Gray 2016, F(2x2, 3x3)); its rounding error is that of the direct sum;
+- tiles of 4 x 4 outputs with 36 products in place of 144 (`vpd.winograd`);
 - "double every cell, then convolve" as four 2 x 2 convolutions, one for each place within a cell:
   16 products in place of 36 (Shi et al. 2016).
-Both keep the weights in a second form, 16/9 of their size.
+Both keep the weights in a second form, of four times and 16/9 of their size.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-MIN_CHANNELS = 128  # fewer leave too little arithmetic in a tile to pay for cutting it out
+from vpd import winograd
 
-# Rows: what each of the 4 products of a tile's side takes from the kernel's 3 weights.
-_FILTER = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+MIN_CHANNELS = 128  # fewer leave too little arithmetic in a tile to pay for cutting it out
 
 
 class _Derived:
@@ -50,13 +48,14 @@ class WinogradConv2d(nn.Conv2d):
     derived: _Derived
 
     def prepare(self) -> Tensor:
-        """The transformed weights float32 [16, O, C]."""
-        found: Tensor = self.derived.of(self.weight, winograd_weights)
+        """The transformed weights float32 [36, C, O]."""
+        found: Tensor = self.derived.of(self.weight, winograd.transform_weights)
         return found
 
     def forward(self, input: Tensor) -> Tensor:
-        if _usable(input, self.weight) and not (input.shape[-2] % 2 or input.shape[-1] % 2):
-            return winograd(input, self.prepare(), self.bias)
+        whole = not (input.shape[-2] % winograd.TILE or input.shape[-1] % winograd.TILE)
+        if whole and _usable(input, self.weight):
+            return winograd.convolve(input, self.prepare(), self.bias)
         return super().forward(input)
 
 
@@ -116,46 +115,6 @@ def installed(*modules: nn.Module) -> Iterator[WinogradConv2d | SubpixelUpsample
                 yield part
 
 
-def winograd_weights(weight: Tensor) -> Tensor:
-    """[O, C, 3, 3] -> [16, O, C]."""
-    side = weight.new_tensor(_FILTER)
-    return torch.einsum("ai,ocij,bj->aboc", side, weight, side).flatten(0, 1).contiguous()
-
-
-def winograd(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
-    """x [B, C, H, W] with even sides, padded by 1 here; weights [16, O, C] -> [B, O, H, W]."""
-    batch, channels, height, width = x.shape
-    out_channels, h, w = weights.shape[1], height // 2, width // 2
-    found = x.new_empty(batch, out_channels, h, 2, w, 2)
-    rows = x.new_empty(4, channels, h, width + 2)
-    tiles = x.new_empty(4, 4, channels, h, w)
-    products = x.new_empty(16, out_channels, h * w)
-    for number in range(batch):  # one by one: the tiles take four times a map's memory
-        padded = F.pad(x[number], (1, 1, 1, 1))
-        _differences(padded[:, 0::2], padded[:, 1::2], rows.unbind(0), dim=1)
-        _differences(rows[..., 0::2], rows[..., 1::2], tiles.unbind(1), dim=3)
-        torch.bmm(weights, tiles.view(16, channels, h * w), out=products)
-        top, upper, lower, bottom = products.view(4, 4, out_channels, h, w).unbind(0)
-        for row, side in enumerate((top + (upper + lower), (upper - lower) - bottom)):
-            if bias is not None:
-                side[1] += bias[:, None, None]  # the one product that both columns take as it is
-            left, middle, right, end = side.unbind(0)
-            torch.add(left, middle + right, out=found[number, :, :, row, :, 0])
-            torch.sub(middle - right, end, out=found[number, :, :, row, :, 1])
-    return found.view(batch, out_channels, height, width)
-
-
-def _differences(even: Tensor, odd: Tensor, out: tuple[Tensor, ...], dim: int) -> None:
-    """Four combinations of each run of 4 neighbours along `dim`, runs beginning at every second."""
-    count = even.shape[dim] - 1
-    first, third = even.narrow(dim, 0, count), even.narrow(dim, 1, count)
-    second, fourth = odd.narrow(dim, 0, count), odd.narrow(dim, 1, count)
-    torch.sub(first, third, out=out[0])
-    torch.add(second, third, out=out[1])
-    torch.sub(third, second, out=out[2])
-    torch.sub(second, fourth, out=out[3])
-
-
 def phase_weights(weight: Tensor) -> tuple[Tensor, ...]:
     """[O, C, 3, 3] -> four kernels [O, C, 2, 2]: weights that meet the same doubled cell added."""
     rows = (
@@ -173,15 +132,15 @@ def phase_weights(weight: Tensor) -> tuple[Tensor, ...]:
 
 
 def upsample_conv(x: Tensor, phases: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
-    """x [B, C, H, W] -> [B, O, 2 H, 2 W]."""
+    """x [B, C, H, W] -> [B, O, 2 H, 2 W], channels innermost in memory."""
     batch, _, height, width = x.shape
     padded = F.pad(x, (1, 1, 1, 1))
-    found = x.new_empty(batch, phases[0].shape[0], height, 2, width, 2)
+    found = x.new_empty(batch, height, 2, width, 2, phases[0].shape[0])
     for number, weight in enumerate(phases):
         row, column = divmod(number, 2)
         part = padded[:, :, row : row + height + 1, column : column + width + 1]
-        found[:, :, :, row, :, column] = F.conv2d(part, weight, bias)
-    return found.view(batch, -1, 2 * height, 2 * width)
+        found[:, :, row, :, column] = F.conv2d(part, weight, bias).permute(0, 2, 3, 1)
+    return found.view(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
 def _usable(x: Tensor, weight: Tensor) -> bool:

@@ -1,21 +1,31 @@
-"""The kept heap: page faults counted in processes of their own, switches, and who has the word."""
+"""The kept heap and huge pages: page faults counted in processes of their own, switches, and who
+has the word."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ris import allocator
 
 GLIBC = pytest.mark.skipif(not allocator._is_glibc(), reason="Linux with glibc only")
+
+
+def _offered() -> bool:
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return switch.is_file() and "[never]" not in switch.read_text()
+
+
 COUNT = """
 import resource, sys
 import torch
 from ris import allocator
-said = allocator.keep_heap() if sys.argv[1] == "keep" else None
+ways = {"keep": allocator.keep_heap, "huge": allocator.huge_pages, "leave": lambda: None}
+said = ways[sys.argv[1]]()
 def work(times):
     for _ in range(times):
         torch.ones(16 << 20)  # 64 MiB, 16,384 pages
@@ -28,7 +38,8 @@ print(said, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, allocat
 
 def count(repo, how: str, **variables: str) -> tuple[str, int, str]:
     """What keep_heap said, page faults of the same work done again, and the description."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    ours = ("MALLOC_", allocator.HUGE_PAGES)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment |= {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1", **variables}
     environment = {k: v for k, v in environment.items() if v}
     command = [sys.executable, "-c", COUNT, how]
@@ -46,6 +57,52 @@ def test_memory_once_taken_is_not_faulted_in_again(repo):
     said, kept, described = count(repo, "keep", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
     assert (said, described) == ("True", "keeps its heap")
     assert kept < plain / 10
+
+
+@pytest.mark.skipif(not _offered(), reason="the kernel offers no huge pages on demand")
+def test_large_blocks_lie_in_huge_pages(repo):
+    _, plain, _ = count(repo, "leave", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
+    said, huge, described = count(repo, "huge", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
+    assert said == "True"
+    assert described == "the system's, THP_MEM_ALLOC_ENABLE=1"
+    assert huge < plain / 10  # 512 to 1, but for the ends of a block
+
+
+def test_huge_pages_leave_the_user_the_word(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.delenv(allocator.HUGE_PAGES, raising=False)
+    monkeypatch.setenv(allocator.SWITCH, "0")
+    assert not allocator.huge_pages()
+    assert allocator.HUGE_PAGES not in os.environ
+    monkeypatch.delenv(allocator.SWITCH)
+    monkeypatch.setenv(allocator.HUGE_PAGES, "0")
+    assert not allocator.huge_pages()
+    assert os.environ[allocator.HUGE_PAGES] == "0"
+    monkeypatch.delenv(allocator.HUGE_PAGES)
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not allocator.huge_pages()
+    assert allocator.HUGE_PAGES not in os.environ
+
+
+def test_every_command_asks_for_huge_pages_before_torch_comes(repo):
+    script = """
+import os, sys
+from ris import cli
+class Probe:
+    "Says whether torch was there, and what is set."
+    @staticmethod
+    def add_arguments(part): pass
+    @staticmethod
+    def run(arguments): print("torch" in sys.modules, os.environ.get("THP_MEM_ALLOC_ENABLE"))
+cli.COMMANDS["probe"] = Probe
+cli.main(["probe"])
+"""
+    environment = {k: v for k, v in os.environ.items() if k != allocator.HUGE_PAGES}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"PYTHONPATH": str(repo)}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert run.stdout.split() == ["False", "1" if sys.platform == "linux" else "None"], run.stderr
 
 
 @GLIBC
