@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="bf16 is faster where the processor has it; a few pixels in a "
                         "thousand change")  # fmt: skip
     parser.add_argument("--fast-convolutions", action=argparse.BooleanOptionalAction, default=True,
-                        help="on a CPU: fewer multiplications, equal within float32 rounding, 1.3 "
+                        help="on a CPU: fewer multiplications, equal within float32 rounding, 2.2 "
                         "GiB more memory at Stable Diffusion's size")  # fmt: skip
     names = [
         "--token_length", "--splitBy", "--refer_data_root", "--image_root", "--img_size",
