@@ -122,6 +122,7 @@ def measure_all(arguments: argparse.Namespace) -> None:
         (row["variant"], int(row["seed"]))
         for row in read(arguments.csv)
         if all(row[name] == str(value) for name, value in common.items())
+        and row["entries"] == said(row["variant"])
     }
     jobs = [
         (variant, seed)
@@ -158,7 +159,8 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
     variant = VARIANTS[name]
     started = time.monotonic()
     # Of these settings alone, so that a run that was killed can go on from its last state.
-    settings_hash = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+    identity = json.dumps({**common, "entries": said(name)}, sort_keys=True)
+    settings_hash = hashlib.sha256(identity.encode()).hexdigest()[:8]
     folder = work.resolve() / f"{name}_{seed}_{settings_hash}"
     entries: dict[str, Any] = {
         "data.root": str(root),
@@ -191,6 +193,7 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
         "label": variant.label,
         "seed": seed,
         **common,
+        "entries": said(name),
         "optimizer_steps": trained["optimizer_steps"],
         "train_refs": trained["train_refs"],
         **{
@@ -204,6 +207,11 @@ def measure(name: str, seed: int, root: Path, common: dict[str, Any], work: Path
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "commit": _commit(),
     }
+
+
+def said(name: str) -> str:
+    """A variant's config entries, as its rows name them; nothing for one that there is no more."""
+    return json.dumps(VARIANTS[name].entries, sort_keys=True) if name in VARIANTS else ""
 
 
 def random_denoiser(work: Path, seed: int, prepared: bool) -> Path:
@@ -262,7 +270,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def table(rows: list[dict[str, str]], steps: int, precision: str = PRECISION) -> str:
     """Mean and standard deviation over the seeds, as Markdown, of the recipe as it is now."""
     same = {"steps": str(steps), "precision": precision, "recipe": recipe_hash(RECIPE)}
+    same |= {"set": "", "data_seed": "0"}
     rows = [row for row in rows if all(row[name] == value for name, value in same.items())]
+    rows = [row for row in rows if row["entries"] == said(row["variant"])]
     lines = [
         "| backbone | val oIoU | testA oIoU | testB oIoU | val P@0.5 | seeds |",
         "|---|---|---|---|---|---|",

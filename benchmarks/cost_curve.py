@@ -23,6 +23,7 @@ from published_way import (
     ALLOCATORS,
     RESULTS,
     SIDES,
+    allocator_of,
     as_tested,
     autocast,
     build,
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path, default=PLOT)
     arguments = parser.parse_args()
     if not arguments.only_plot:
-        wanted = ALLOCATORS["huge" if arguments.device == "cpu" else "default"]
+        wanted = ALLOCATORS[allocator_of(arguments.device)]
         if any(os.environ.get(name) != value for name, value in wanted.items()):
             # They are read at the start of a process.
             os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
@@ -100,7 +101,7 @@ def measure(
         "side": side,
         "device": arguments.device,
         "precision": arguments.precision,
-        "allocator": "huge" if arguments.device == "cpu" else "default",
+        "allocator": allocator_of(arguments.device),
         "sentence_batch": arguments.sentence_batch,
         "rounds": arguments.rounds,
         "pairs_per_s": f"{statistics.median(found):.4g}",

@@ -21,6 +21,7 @@ from published_way import (
     ALLOCATORS,
     RESULTS,
     SIDES,
+    allocator_of,
     as_tested,
     autocast,
     build,
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both",
-                        help="both: default and huge")  # fmt: skip
+                        help="both: default, and the one that ris runs under")  # fmt: skip
     parser.add_argument("--csv", type=Path, default=RESULTS / "eval_speed.csv")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -65,7 +66,11 @@ def main() -> None:
         arguments.device, "--precision", arguments.precision, "--sentence-batch",
         str(arguments.sentence_batch),
     ]  # fmt: skip
-    allocators = ["default", "huge"] if arguments.allocator == "both" else [arguments.allocator]
+    allocators = (
+        ["default", allocator_of(arguments.device)]
+        if arguments.allocator == "both"
+        else [arguments.allocator]
+    )
     if arguments.device == "cuda":
         allocators = ["default"]
     rows = [row for one in allocators for row in in_child(__file__, own, one)]

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from refer.transforms import normalise
+from ris import allocator
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone, attention, convolution, text
 from vpd.weights import random_components
@@ -58,6 +59,13 @@ WORDS = (
     "with",
     "hat",
 )
+
+
+def allocator_of(device: str) -> str:
+    """The setting that `ris` runs under on this device and machine."""
+    if device == "cuda":
+        return "default"
+    return "huge" if allocator.offered() else "kept"
 
 
 def build(size: str, device: str, **options: Any) -> VPDRefer:

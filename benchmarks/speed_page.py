@@ -62,6 +62,10 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ("ratio", lambda row: row["ratio"]),
             ("peak GiB", lambda row: row["peak_gib"]),
             ("of the published way's", lambda row: row["memory_share"]),
+            (
+                "time and peak to the published way under the default allocator",
+                lambda row: row["ratio_to_default"],
+            ),
         ),
     ),
     "memory": (

@@ -93,7 +93,28 @@ def main() -> None:
             f"{row['way']} ({row['precision']}): {row['seconds']} s a step, {row['ratio']} x; "
             f"peak {row['peak_gib']} GiB, {row['memory_share']} of the published way's"
         )
-    save(arguments.csv, rows, KEYS)
+    save(arguments.csv, [{**row, "ratio_to_default": ""} for row in rows], KEYS)
+    known_rows = read(arguments.csv)
+    # Of every row: the one under the default allocator may be new, and all are compared with it.
+    save(
+        arguments.csv,
+        [{**row, "ratio_to_default": as_launched(row, known_rows)} for row in known_rows],
+        KEYS,
+    )
+
+
+def as_launched(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """This row's time and peak against the published way's under the system's allocator, in which
+    published code runs unless told otherwise; empty where that was not measured."""
+    same = ("size", "side", "batch", "device")
+    for base in rows:
+        if (base["way"], base["allocator"]) == ("published", "default") and all(
+            str(base[name]) == str(row[name]) for name in same
+        ):
+            times = float(base["seconds"]) / float(row["seconds"])
+            share = float(row["peak_gib"]) / float(base["peak_gib"])
+            return f"{times:.2f} x at {share:.2f}"
+    return ""
 
 
 def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:

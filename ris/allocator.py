@@ -7,8 +7,9 @@ nothing more. `mallopt` says at run time what MALLOC_MMAP_MAX_, MALLOC_TRIM_THRE
 MALLOC_TOP_PAD_ say at start; no process has to be started anew.
 
 glibc does not always find a freed block again: an aligned request is a little larger than the block
-it leaves behind. In huge pages (2 MiB in place of 4 KiB) such a block costs 512 times fewer faults,
-and a matrix product looks up fewer addresses. torch has a switch for that, off unless it is set.
+it leaves behind. In huge pages (2 MiB in place of 4 KiB) a block costs up to 512 times fewer
+faults, and a matrix product looks up fewer addresses. torch has a switch for that, off unless it is
+set.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import ctypes
 import os
 import platform
 import sys
+from pathlib import Path
 
 SWITCH = "RIS_KEEP_HEAP"
 TOP_PAD = 1 << 28  # bytes asked of the kernel beyond a request: address space until they are used
@@ -27,19 +29,24 @@ SETTINGS = {
     "MALLOC_TOP_PAD_": (-2, TOP_PAD),
 }
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own, for tensors of 2 MiB and more
+ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # always, on demand, never
 _state = "the system's"
 
 
 def huge_pages() -> bool:
     """Have torch ask for huge pages, in this process and those it starts; whether it will.
 
-    To be called before the first tensor is made: torch looks once. Only on Linux, and to any avail
-    where /sys/kernel/mm/transparent_hugepage/enabled does not say `never`. RIS_KEEP_HEAP=0 or the
-    variable itself, set by the user, switch it off.
+    To be called before the first tensor is made: torch looks once. Only where the system offers
+    them. With RIS_KEEP_HEAP=0 the variable is left as it is; one that the user has set stays.
     """
-    if os.environ.get(SWITCH, "1") == "0" or sys.platform != "linux":
-        return False
-    return os.environ.setdefault(HUGE_PAGES, "1") == "1"
+    if os.environ.get(SWITCH, "1") != "0" and offered():
+        os.environ.setdefault(HUGE_PAGES, "1")
+    return offered() and os.environ.get(HUGE_PAGES) == "1"
+
+
+def offered() -> bool:
+    """Whether the system has huge pages for those who ask."""
+    return ENABLED.is_file() and "[never]" not in ENABLED.read_text()
 
 
 def keep_heap() -> bool:

@@ -26,18 +26,23 @@ MIN_CHANNELS = 128  # fewer leave too little arithmetic in a tile to pay for cut
 
 
 class _Derived:
-    """A tensor made from a weight, made anew when the weight has changed."""
+    """A tensor made from a weight, made anew when the weight has changed.
+
+    A write through `.data`, or in inference mode to a weight made there, counts as no change.
+    """
 
     def __init__(self) -> None:
         self.key: tuple[int, int] | None = None
         self.value: Any = None
+        self.source: Tensor | None = None  # holds its memory, so that no address comes twice
 
     def of(self, weight: Tensor, make: Any) -> Any:
         # Tensors made in inference mode count no changes; nor are they trained.
         key = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
         if self.key != key:
             with torch.no_grad():
-                self.value = make(weight.detach())
+                self.source = weight.detach()
+                self.value = make(self.source)
             self.key = key
         return self.value
 
@@ -53,7 +58,7 @@ class WinogradConv2d(nn.Conv2d):
         return found
 
     def forward(self, input: Tensor) -> Tensor:
-        whole = not (input.shape[-2] % winograd.TILE or input.shape[-1] % winograd.TILE)
+        whole = input.dim() == 4 and not any(side % winograd.TILE for side in input.shape[2:])
         if whole and _usable(input, self.weight):
             return winograd.convolve(input, self.prepare(), self.bias)
         return super().forward(input)
@@ -82,7 +87,8 @@ def install(*modules: nn.Module) -> int:
     """Give every fitting convolution and upsampler below `modules` its short way, in place.
 
     Fitting: 3x3, stride 1, padded by 1, `MIN_CHANNELS` on both sides. It is taken in float32 on a
-    CPU without gradient and autocast; anything else runs as before. Returns how many there are.
+    CPU without gradient, autocast and torch.compile, by a convolution where both sides divide by 4;
+    anything else runs as before. Returns how many there are.
     """
     changed = 0
     inside: set[nn.Module] = set()
@@ -149,6 +155,9 @@ def _usable(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and x.numel() > 0
+        # Traced, its loops would be unrolled for every batch size.
+        and not torch.compiler.is_compiling()
     )
 
 

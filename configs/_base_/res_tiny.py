@@ -1,6 +1,6 @@
 # Referring segmentation on the embedded backbone, frozen; a run takes minutes on two CPU cores.
 # Nothing here is a published protocol. A UNet that is trained too (--unet_mode finetune) wants a
-# tenth of the rate: --set optim.lr_scale={"backbone.unet.": 0.1}; docs/embedded.md says why.
+# tenth of the rate: --set 'optim.lr_scale={"backbone.unet.": 0.1}'; docs/embedded.md says why.
 _base_ = ["./res_sd15.py"]
 model = dict(
     # Of 64 cells and 16 words, maps formed in full cost less than the fused kernel.

@@ -6,18 +6,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ris import allocator
 
 GLIBC = pytest.mark.skipif(not allocator._is_glibc(), reason="Linux with glibc only")
-
-
-def _offered() -> bool:
-    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return switch.is_file() and "[never]" not in switch.read_text()
 
 
 COUNT = """
@@ -59,17 +53,21 @@ def test_memory_once_taken_is_not_faulted_in_again(repo):
     assert kept < plain / 10
 
 
-@pytest.mark.skipif(not _offered(), reason="the kernel offers no huge pages on demand")
+@pytest.mark.skipif(
+    not allocator.offered() or "[madvise]" not in allocator.ENABLED.read_text(),
+    reason="the kernel has huge pages always or never, not on demand",
+)
 def test_large_blocks_lie_in_huge_pages(repo):
     _, plain, _ = count(repo, "leave", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
     said, huge, described = count(repo, "huge", RIS_KEEP_HEAP="", GLIBC_TUNABLES="")
     assert said == "True"
     assert described == "the system's, THP_MEM_ALLOC_ENABLE=1"
-    assert huge < plain / 10  # 512 to 1, but for the ends of a block
+    assert huge < plain / 10  # 512 to 1, but for the two ends of a block
 
 
-def test_huge_pages_leave_the_user_the_word(monkeypatch):
-    monkeypatch.setattr(allocator.sys, "platform", "linux")
+def test_huge_pages_leave_the_user_the_word(monkeypatch, tmp_path):
+    monkeypatch.setattr(allocator, "ENABLED", tmp_path / "enabled")
+    allocator.ENABLED.write_text("always [madvise] never")
     monkeypatch.delenv(allocator.HUGE_PAGES, raising=False)
     monkeypatch.setenv(allocator.SWITCH, "0")
     assert not allocator.huge_pages()
@@ -79,9 +77,11 @@ def test_huge_pages_leave_the_user_the_word(monkeypatch):
     assert not allocator.huge_pages()
     assert os.environ[allocator.HUGE_PAGES] == "0"
     monkeypatch.delenv(allocator.HUGE_PAGES)
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    assert not allocator.huge_pages()
-    assert allocator.HUGE_PAGES not in os.environ
+    for offers_none in (lambda: allocator.ENABLED.write_text("always madvise [never]"),
+                        allocator.ENABLED.unlink):  # fmt: skip
+        offers_none()
+        assert not allocator.huge_pages()
+        assert allocator.HUGE_PAGES not in os.environ
 
 
 def test_every_command_asks_for_huge_pages_before_torch_comes(repo):
@@ -97,12 +97,13 @@ class Probe:
 cli.COMMANDS["probe"] = Probe
 cli.main(["probe"])
 """
-    environment = {k: v for k, v in os.environ.items() if k != allocator.HUGE_PAGES}
+    ours = (allocator.HUGE_PAGES, allocator.SWITCH)
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     run = subprocess.run(
         [sys.executable, "-c", script],
         env=environment | {"PYTHONPATH": str(repo)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    assert run.stdout.split() == ["False", "1" if sys.platform == "linux" else "None"], run.stderr
+    assert run.stdout.split() == ["False", "1" if allocator.offered() else "None"], run.stderr
 
 
 @GLIBC

@@ -20,8 +20,9 @@ def worst(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-# One tile; three items at once; two and one; strips of an item; rows of it, the last ones fewer.
-@pytest.mark.parametrize("size", [(4, 4), (8, 12), (64, 56), (100, 64), (132, 68)])
+# One tile; three items at once; two and one; strips of an item; rows of it, the last ones fewer;
+# more tiles side by side than a group has.
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (64, 56), (100, 64), (132, 68), (4, 2052)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_winograd_is_the_convolution_in_float64(bias, size, layout):
     layer = conv(bias=bias)
@@ -88,13 +89,38 @@ def test_what_does_not_fit_is_left_alone(layer):
 def test_where_it_may_not_be_taken_the_bits_are_the_ordinary_ones():
     layer, plain = conv(), conv()
     convolution.install(layer)
-    odd, x = torch.randn(1, 128, 6, 4), torch.randn(1, 128, 4, 4)
+    x = torch.randn(1, 128, 4, 4)
     assert torch.equal(layer(x), plain(x))  # with a gradient
     with torch.no_grad():
-        assert torch.equal(layer(odd), plain(odd))
+        for shape in ((1, 128, 6, 4), (1, 128, 4, 6), (128, 4, 4), (0, 128, 4, 4)):
+            other = torch.randn(*shape)
+            assert torch.equal(layer(other), plain(other))
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(layer(x), plain(x))
         assert torch.equal(layer.double()(x.double()), plain.double()(x.double()))
+
+
+def test_a_compiled_layer_convolves_directly_at_every_batch_size():
+    layer, plain = conv(), conv()
+    convolution.install(layer)
+    compiled = torch.compile(layer, backend="aot_eager")
+    with torch.no_grad():
+        for batch in (4, 3, 2):
+            x = torch.randn(batch, 128, 8, 8)
+            assert torch.equal(compiled(x), plain(x))
+
+
+def test_memory_that_is_used_again_brings_no_old_weights():
+    layer = conv(256, 512)
+    convolution.install(layer)
+    x = torch.randn(1, 256, 4, 4)
+    with torch.no_grad():
+        layer(x)
+        layer.bfloat16()
+        layer.float()  # other values, perhaps where the first ones lay
+        fresh = conv(256, 512)
+        fresh.load_state_dict(layer.state_dict())
+        assert worst(layer(x), fresh(x)) < 1e-5
 
 
 def test_new_weights_are_noticed_and_the_state_dict_is_the_same():
