@@ -14,13 +14,11 @@ import argparse
 import csv
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from published_way import (
-    ALLOCATORS,
     RESULTS,
     SIDES,
     allocator_of,
@@ -30,6 +28,7 @@ from published_way import (
     machine,
     ours,
     peak_memory,
+    run_as_ris,
     save,
     timed,
     workload,
@@ -57,10 +56,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path, default=PLOT)
     arguments = parser.parse_args()
     if not arguments.only_plot:
-        wanted = ALLOCATORS[allocator_of(arguments.device)]
-        if any(os.environ.get(name) != value for name, value in wanted.items()):
-            # They are read at the start of a process.
-            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+        run_as_ris(arguments.device)
         model = as_tested(build(arguments.size, arguments.device).eval(), arguments.precision)
         model.sentence_batch = arguments.sentence_batch
         points = [("sentences", count, SIDES[arguments.size]) for count in SENTENCES]

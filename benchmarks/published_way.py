@@ -68,6 +68,13 @@ def allocator_of(device: str) -> str:
     return "huge" if allocator.offered() else "kept"
 
 
+def run_as_ris(device: str) -> None:
+    """Begin this script anew where it does not run under that setting: it is read at the start."""
+    wanted = ALLOCATORS[allocator_of(device)]
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+
+
 def build(size: str, device: str, **options: Any) -> VPDRefer:
     """VPD's system with random weights: `full` is Stable Diffusion 1.5's size."""
     zoo = named("sd15" if size == "full" else "tiny")

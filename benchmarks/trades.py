@@ -22,7 +22,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from published_way import RESULTS, SIDES, TOKENS, autocast, build, machine, save, timed, workload
+from published_way import (
+    RESULTS,
+    SIDES,
+    TOKENS,
+    autocast,
+    build,
+    machine,
+    run_as_ris,
+    save,
+    timed,
+    workload,
+)
 
 from refer.transforms import normalise
 from ris import checkpoints
@@ -58,6 +69,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS / "trades.csv")
     arguments = parser.parse_args()
     arguments.side = arguments.side or SIDES[arguments.size]
+    run_as_ris(arguments.device)
     exact = _exact(arguments)
     # The embedded backbone is as small as a tiny autoencoder or a distilled UNet would make it.
     other = {"tiny_vae", "distilled UNet"} if arguments.size == "tiny" else set()
@@ -85,7 +97,9 @@ def measure(
     equal, both, either = [], 0, 0
     for number, (picture, asked) in enumerate(_pictures(arguments)):
         found = {}
-        # Who goes first changes from picture to picture; the first picture is not counted.
+        if not number:
+            asked = asked[:1]  # not counted: memory is taken, second forms of weights are made
+        # Who goes first changes from picture to picture.
         order = [("exact", exact), ("trade", traded)]
         for way, model in order if number % 2 else order[::-1]:
             with autocast(device, arguments.precision):
@@ -140,6 +154,7 @@ def _exact(arguments: argparse.Namespace) -> VPDRefer:
         backbone = DiffusionBackbone.from_name("tiny", token_length=TOKENS)
         model = VPDRefer(backbone).to(arguments.device).eval()
     model.sentence_batch = 4
+    model.fast_convolutions()
     return model
 
 
@@ -154,12 +169,14 @@ def _traded(name: str, exact: VPDRefer, arguments: argparse.Namespace, folder: P
         length = exact.backbone.token_length
         model = VPDRefer(DiffusionBackbone(parts, token_length=length), exact.head_config)
         model.sentence_batch = exact.sentence_batch
+        model.fast_convolutions()
         return model.to(arguments.device).eval()
     traded = copy.deepcopy(exact, {id(weight): weight for weight in exact.parameters()})
     wanted = dict(TRADES[name])
     if name == "tiny_vae":
         wanted["tiny_vae"] = arguments.tiny_vae or str(_random_tiny(exact, folder))
     traded.backbone.trade(wanted)
+    traded.fast_convolutions()
     return traded
 
 
@@ -170,7 +187,7 @@ def _random_tiny(exact: VPDRefer, folder: Path) -> Path:
 
 
 def _pictures(arguments: argparse.Namespace) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    """One uncounted picture, then `rounds`: uint8 [1, 3, H, W] and its sentences."""
+    """A picture that is not counted, then `rounds`: uint8 [1, 3, H, W] and its sentences."""
     if arguments.size == "full":
         for picture, asked, _ in workload(
             arguments.rounds + 1, arguments.sentences, arguments.side

@@ -36,6 +36,9 @@ class _Derived:
         self.value: Any = None
         self.source: Tensor | None = None  # holds its memory, so that no address comes twice
 
+    def __reduce__(self) -> tuple[type[_Derived], tuple[()]]:
+        return _Derived, ()  # a copy or a pickle makes its own when it needs it
+
     def of(self, weight: Tensor, make: Any) -> Any:
         # Tensors made in inference mode count no changes; nor are they trained.
         key = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)

@@ -1,5 +1,8 @@
 """The short ways compute the convolution that they stand for."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from diffusers.models.upsampling import Upsample2D
@@ -121,6 +124,17 @@ def test_memory_that_is_used_again_brings_no_old_weights():
         fresh = conv(256, 512)
         fresh.load_state_dict(layer.state_dict())
         assert worst(layer(x), fresh(x)) < 1e-5
+
+
+def test_a_copy_does_not_carry_the_second_form():
+    layer = conv()
+    convolution.install(layer)
+    x = torch.randn(1, 128, 4, 4)
+    with torch.no_grad():
+        found = layer(x)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert other.derived.value is None
+            assert torch.equal(other(x), found)
 
 
 def test_new_weights_are_noticed_and_the_state_dict_is_the_same():
