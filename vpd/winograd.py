@@ -34,7 +34,7 @@ def transform_weights(weight: Tensor) -> Tensor:
     (Lagrange's denominator). Rows of +-A and +-B are also multiplied by their point, which
     `_return` counts on: it saves it a product.
     """
-    near, far = 2 * A * (A * A - B * B), 2 * B * (B * B - A * A)  # denominators, times the point
+    near, far = 2 * A * (A * A - B * B), 2 * B * (B * B - A * A)  # denominators, by the point
     rows = [[1 / (A * A * B * B), 0.0, 0.0]]
     for point, scale in ((A, near), (-A, -near), (B, far), (-B, -far)):
         rows.append([1 / scale, point / scale, point * point / scale])
