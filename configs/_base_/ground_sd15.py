@@ -1,6 +1,6 @@
 # Boxes of expressions and phrases with Stable Diffusion 1.5: RefTR's head, losses and schedule
 # (its first stage) on VPD's features. The UNet stays frozen; RefTR trains its picture backbone, at
-# a tenth of the rate: model.backbone.unet_mode="finetune", optim.lr_scale={"backbone.unet": 0.1}.
+# a tenth of the rate, as --unet_mode finetune does here.
 _base_ = ["./res_sd15.py"]
 task = "rec"
 model = dict(
@@ -24,7 +24,15 @@ data = dict(
     val_dataset=None,  # another data set to validate on
     box_values="float",  # 'int': true boxes cut to whole numbers, as published
 )
-optim = dict(lr=1e-4, lr_batch=32, weight_decay=1e-4, clip=0.1, schedule="step", lr_drop=(60,))
+optim = dict(
+    lr=1e-4,
+    lr_batch=32,
+    unet_scale=0.1,
+    weight_decay=1e-4,
+    clip=0.1,
+    schedule="step",
+    lr_drop=(60,),
+)
 schedule = dict(epochs=90, batch_size=8)
 grounding = dict(
     protocol="reftr",  # or 'transvg', 'mdetr_any', 'mdetr_merged'

@@ -67,6 +67,7 @@ optim = dict(
     lr_drop=(),
     warmup_epochs=0,  # of 'step' and 'cosine'
     lr_scale={},  # beginning of parameter names -> factor on lr
+    unet_scale=1.0,  # the same for a UNet with unet_mode 'finetune'
     muon=None,  # learning rate of Muon for the head's matrices; None: AdamW for all, as published
     warmup=0,  # steps of linear rise
     clip=None,  # largest gradient norm

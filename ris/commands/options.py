@@ -77,7 +77,9 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
         "the data set)",
     )
     parser.add_argument("--config", help="config file, instead of configs/<task>/<dataset>_...")
-    parser.add_argument("--backbone", default="sd15", help="sd15 or tiny (default: %(default)s)")
+    parser.add_argument(
+        "--backbone", default="sd15", help="sd15, sd21 or tiny (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="any other config entry"
@@ -123,6 +125,8 @@ def load_config(arguments: argparse.Namespace) -> Any:
         path = settings.find_config(
             task, arguments.dataset, arguments.backbone, laid_over.get("data.image_size")
         )
+        if arguments.backbone in settings.RECIPE_OF:
+            laid_over = {"model.backbone.name": arguments.backbone, **laid_over}
         laid_over = {"task": task, **laid_over}
     else:
         # The file says what data set and task it is for, unless the command line says otherwise.

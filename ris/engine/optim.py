@@ -72,6 +72,22 @@ def parameter_groups(
     ]
 
 
+def of_mode(settings: Mapping[str, Any], unet_mode: str) -> dict[str, Any]:
+    """The settings with `unet_scale` made an entry of `lr_scale`, where the UNet's own weights are
+    trained ('finetune'). An entry that was given for them stays as it was given.
+
+    Raises OptionError for a factor that is not more than 0.
+    """
+    factor = settings["unet_scale"]
+    if factor <= 0:
+        raise OptionError(
+            f"optim.unet_scale is a factor on the learning rate, more than 0; got {factor}; "
+            "--unet_mode frozen leaves the UNet as it is"
+        )
+    own = {"backbone.unet.": factor} if unet_mode == "finetune" and factor != 1.0 else {}
+    return {**settings, "lr_scale": {**own, **settings["lr_scale"]}}
+
+
 def learning_rate(settings: Mapping[str, Any], total_batch: int, entry: str = "lr") -> float:
     """The rate for this total batch: `entry`, scaled in proportion where `lr_batch` says which
     total batch the rates are meant for (None: they are meant for any)."""

@@ -12,17 +12,21 @@ from refer.evaluation import PROTOCOLS, find_grounding_protocol
 from ris.errors import OptionError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# Backbones that are trained by the recipe of another one, with nothing but the name changed.
+RECIPE_OF = {"sd21": "sd15"}
 
 
 def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Path:
     """configs/<task>/<dataset>_<backbone>_<size>.py; without a size, the only or smallest one.
 
     A mixture of data sets takes the config of its first; grec takes that of gres; rec and phrase
-    take one another's where they have none of their own.
+    take one another's where they have none of their own. sd21 has none: it takes those of sd15, and
+    the caller lays its name over them.
 
     Raises:
         OptionError: there is no such config; the message lists those of the data set.
     """
+    backbone = RECIPE_OF.get(backbone, backbone)
     task = "gres" if task == "grec" else task
     dataset = parts_of(dataset)[0]
     folder, sizes = CONFIGS / task, _sizes(task, dataset, backbone)

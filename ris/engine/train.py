@@ -75,7 +75,8 @@ def train(
     name_trades(metric, model)
     store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
     steps = schedule.epochs * len(train_data)
-    rates = optim.at_batch(settings["optim"], _total_batch(config))
+    wanted = optim.of_mode(settings["optim"], config.model.backbone.unet_mode)
+    rates = optim.at_batch(wanted, _total_batch(config))
     runner = make_runner(
         config,
         work_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ris.commands import tokens
+from ris.commands import options, tokens
 from ris.engine import optim, report, settings
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
@@ -39,6 +40,52 @@ def test_every_config_loads(dataset, backbone):
     config = settings.load(settings.find_config("res", dataset, backbone, None))
     assert config.data.dataset == dataset
     assert config.model.backbone.name == backbone
+
+
+@pytest.mark.parametrize("task", ["res", "rec"])
+def test_another_backbone_takes_the_recipe_and_not_the_name(task):
+    parser = argparse.ArgumentParser()
+    options.add_choice_of_config(parser)
+    asked = ["--dataset", "refcoco", "--task", task, "--backbone"]
+    theirs = options.load_config(parser.parse_args([*asked, "sd15"])).to_dict()
+    own = options.load_config(parser.parse_args([*asked, "sd21"])).to_dict()
+    assert own["model"]["backbone"].pop("name") == "sd21"
+    assert theirs["model"]["backbone"].pop("name") == "sd15"
+    assert own == theirs
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mode", "entries", "factors"),
+    [
+        ("sd15", "finetune", {}, {"unet": 1.0, "rest": 1.0}),  # as published
+        ("tiny", "finetune", {}, {"unet": 0.1, "rest": 1.0}),
+        ("tiny", "lora", {}, {"unet": 1.0, "rest": 1.0}),
+        ("tiny", "frozen", {}, {"rest": 1.0}),
+        ("tiny", "finetune", {"optim.unet_scale": 0.5}, {"unet": 0.5, "rest": 1.0}),
+        ("tiny", "finetune", {"optim.lr_scale": {"backbone.unet.": 2.0}}, {"unet": 2, "rest": 1}),
+    ],
+)
+def test_the_rate_of_a_unet_that_is_trained(backbone, mode, entries, factors):
+    path = settings.find_config("res", "refshapes", backbone, None)
+    config = settings.load(path, {"optim.muon": None, **entries}).to_dict()["optim"]
+    model = VPDRefer(
+        DiffusionBackbone.from_name("tiny", "random", token_length=8, unet_mode=mode, lora_rank=2)
+    )
+    wrapper = optim.build_optimizer(model, optim.of_mode(config, mode), "cpu")
+    rates = {id(p): g["lr"] for g in wrapper.optimizer.param_groups for p in g["params"]}
+    found: dict[str, set[float]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = "unet" if name.startswith("backbone.unet.") else "rest"
+            found.setdefault(part, set()).add(rates[id(parameter)])
+    wanted = {part: [pytest.approx(config["lr"] * factor)] for part, factor in factors.items()}
+    assert {part: sorted(rates) for part, rates in found.items()} == wanted
+
+
+@pytest.mark.parametrize("factor", [0, -0.1])
+def test_a_unet_is_not_frozen_by_its_rate(factor):
+    with pytest.raises(OptionError, match="--unet_mode frozen"):
+        optim.of_mode({"unet_scale": factor, "lr_scale": {}}, "finetune")
 
 
 def test_overrides_are_checked():
