@@ -32,7 +32,7 @@ def show_ref(refer: REFER, ref: Ref, seg_box: str = "seg") -> None:
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="green", linewidth=3))
         return
     segmentation = refer.Anns[ref["ann_id"]].peek("segmentation")
-    if isinstance(segmentation, list) and isinstance(segmentation[0], list):
+    if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
         _outline(axes, segmentation)
     else:
         show_mask(refer, ref)

@@ -123,7 +123,7 @@ def describe(summary: dict[str, Any]) -> str:
         lines.append(f"| {split} | {cells} |")
     blind = summary["sentence_ignored"]
     cells = " | ".join(f"{blind[name]:.2f}" for name in ("P@0.5", "oIoU", "mIoU"))
-    lines.append(f"| val, sentence ignored ({blind['epochs']} epochs) | {cells} |")
+    lines.append(f"| val, sentence ignored (epochs: {blind['epochs']}) | {cells} |")
     lines.append(f"| val, a mask over every object | | {summary['every_object']:.2f} | |")
     protocol = summary["protocol"]
     lines += [
