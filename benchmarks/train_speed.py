@@ -45,7 +45,9 @@ WAYS = {
     "finetune, checkpointing, in backward": {"unet_mode": "finetune", "checkpointing": True},
     "frozen": {"unet_mode": "frozen"},
     "frozen, checkpointing": {"unet_mode": "frozen", "checkpointing": True},
+    "frozen, weights in bf16": {"unet_mode": "frozen"},  # `optim.lower_frozen`
 }
+ONLY_BF16 = ("frozen, weights in bf16",)
 
 
 def main() -> None:
@@ -57,11 +59,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
     parser.add_argument("--allocator", choices=tuple(ALLOCATORS), default="default")
-    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS),
+                        help="default: all that fit the precision")  # fmt: skip
     parser.add_argument("--csv", type=Path, default=RESULTS / "train_speed.csv")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     side = arguments.side or SIDES[arguments.size]
+    fitting = [way for way in WAYS if arguments.precision == "bf16" or way not in ONLY_BF16]
+    arguments.ways = arguments.ways or fitting
+    if unfit := set(arguments.ways) - set(fitting):
+        parser.error(f"{', '.join(unfit)}: needs --precision bf16")
     if arguments.child:
         (way,) = arguments.ways
         print(json.dumps(measure(way, side, arguments)), flush=True)
@@ -124,6 +131,8 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     model.latent_cache_bytes = 0 if way == "published" else 1 << 30
     if way == "published":
         use_kernel(model, "eager")
+    if way in ONLY_BF16:
+        model.lower_frozen(torch.bfloat16, "not saved")
     model.train()
     settings = {"lr": 5e-5, "weight_decay": 1e-2, "amsgrad": False, "accumulate": 1, "clip": None,
                 "precision": arguments.precision,

@@ -66,7 +66,8 @@ def save(
         "ignore_sentence": model.ignore_sentence,
         "frozen": {
             "source": model.backbone.source,
-            "fingerprint": fingerprint({name: state[name] for name in frozen}),
+            "fingerprint": model.frozen_fingerprint
+            or fingerprint({name: state[name] for name in frozen}),
         }
         if frozen
         else None,

@@ -84,6 +84,7 @@ class VPDRefer(BaseModel):
         self.sentence_batch = sentence_batch
         self.ignore_sentence = ignore_sentence
         self.test_dtype = torch.float32
+        self.frozen_fingerprint: str | None = None
         self.latent_cache_bytes = latent_cache_mb * 2**20
         self._latents: OrderedDict[int | str, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
@@ -153,6 +154,16 @@ class VPDRefer(BaseModel):
         for part in (self.backbone.unet, self.backbone.vae):
             lower(part.requires_grad_(False), dtype)
 
+    def lower_frozen(self, dtype: torch.dtype, fingerprint: str) -> int:
+        """Keep the UNet's frozen weights in `dtype` while the rest trains under autocast of the
+        same, which gives the same bits; `val_step` and `test_step` then run in `dtype` too.
+
+        fingerprint: of the frozen weights as they were, by which a checkpoint knows them.
+        Returns the bytes saved.
+        """
+        self.test_dtype, self.frozen_fingerprint = dtype, fingerprint
+        return lower(self.backbone.unet, dtype)
+
     def fast_convolutions(self) -> None:
         """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,
         without gradient (see `vpd.convolution`)."""
@@ -160,10 +171,12 @@ class VPDRefer(BaseModel):
         convolution.install(self.head)
 
     def test_step(self, data: Any) -> Any:
-        """As mmengine's, in the precision that `lower_precision` set."""
+        """As mmengine's, in the precision that `lower_precision` or `lower_frozen` set."""
         device = next(self.parameters()).device.type
         with torch.autocast(device, self.test_dtype, enabled=self.test_dtype != torch.float32):
             return super().test_step(data)
+
+    val_step = test_step
 
     def logits(
         self,

@@ -62,6 +62,7 @@ optim = dict(
     weight_decay=1e-2,
     amsgrad=False,
     precision="fp32",
+    lower_frozen=False,  # with bf16: frozen weights of the UNet kept so, and validation in bf16
     schedule="poly",  # or 'step' (a tenth from each epoch of lr_drop on), 'cosine'
     power=0.9,  # of 'poly'
     lr_drop=(),

@@ -38,7 +38,7 @@ def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> S
         "world_size": get_world_size(),
         "groups": groups,
         "best_score": runner.message_hub.runtime_info.get("best_score"),
-        "frozen": checkpoints.fingerprint({name: whole(state[name]) for name in sorted(frozen)}),
+        "frozen": _fingerprint(model, state, frozen),
         "random": random_values,
         "faults": runner.optim_wrapper.faults(),
     }
@@ -59,8 +59,7 @@ def restore(runner: Any, model: VPDRefer, snapshot: Snapshot) -> None:
     own = model.state_dict()
     frozen = checkpoints.frozen_names(model)
     values = snapshot.values
-    found = checkpoints.fingerprint({name: whole(own[name]) for name in sorted(frozen)})
-    if values["frozen"] != found:
+    if values["frozen"] != _fingerprint(model, own, frozen):
         raise CheckpointError(
             "the checkpoint to resume from was made on other frozen weights; repeat the run's "
             "--weights, --backbone, --unet_mode and --seed"
@@ -112,6 +111,12 @@ def _replay_schedules(runner: Any, optimizer: Any, rates: list[float], steps: in
         for _ in range(steps):
             for schedule in runner.param_schedulers or []:
                 schedule.step()
+
+
+def _fingerprint(model: VPDRefer, state: dict[str, Tensor], frozen: set[str]) -> str:
+    return model.frozen_fingerprint or checkpoints.fingerprint(
+        {name: whole(state[name]) for name in sorted(frozen)}
+    )
 
 
 def _copy(value: Tensor) -> Tensor:

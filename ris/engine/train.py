@@ -53,6 +53,7 @@ def train(
     torch.manual_seed(config.seed)
     model = build_model(settings)
     begun = checkpoints.start_from(model, config.init) if config.get("init") else None
+    lowered = _lower_frozen(model, config) if config.optim.lower_frozen else 0
     if kind == "cpu" and get_world_size() > 1:
         syncnorm.convert(model)
     wrapped: VPDRefer | shard.RefFSDP = model
@@ -123,6 +124,7 @@ def train(
         "total_batch": _total_batch(config),
         "learning_rate": rates["lr"],
         "muon_rate": rates.get("muon"),
+        "precision": config.optim.precision if lowered else "fp32",  # of the scores
     }
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
@@ -150,6 +152,21 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
             "--weights a diffusers folder, a Hub id, or a whole Stable Diffusion checkpoint"
         )
     return TASKS[settings["task"]].system(built, **model)
+
+
+def _lower_frozen(model: VPDRefer, config: Config) -> int:
+    """Keep what of the UNet does not train at autocast's precision; returns the bytes saved."""
+    dtype, mode = optim.precision(config.optim.precision), model.backbone.unet_mode
+    if dtype is None or mode == "finetune" or config.survival.shard:
+        raise OptionError(
+            "optim.lower_frozen keeps frozen weights of the UNet at the precision of autocast: it "
+            "wants --precision bf16 (given: "
+            f"{config.optim.precision}), --unet_mode frozen or lora (given: {mode}), and "
+            f"survival.shard=False (given: {config.survival.shard})"
+        )
+    state = model.state_dict()
+    names = checkpoints.frozen_names(model)
+    return model.lower_frozen(dtype, checkpoints.fingerprint({name: state[name] for name in names}))
 
 
 def _survival_hooks(
