@@ -11,10 +11,14 @@ LOCK := $(VENV)-lock
 
 .PHONY: demo test quick check extras docs lock clean
 
-# The exact torch pin comes first: an unpinned one would bring several GB of CUDA packages.
+# torch comes first, from TORCH_INDEX if that is given: PyPI's build for Linux is the one for CUDA,
+# several GB; https://download.pytorch.org/whl/cpu has one for CPUs.
 $(STAMP): requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "$(PYTHON) is not of version 3.11 to 3.13; make PYTHON=python3.12 names another"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)

@@ -4,11 +4,12 @@
 #   bash train.sh refcocog LOGDIR 8 --token_length 77 --splitBy umd
 # 0 GPUs: one process on the CPU. Several machines: set NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
 # MAX_RESTARTS=3: a killed process brings all back, up to 3 times, from the latest saved state.
+# Python: $PYTHON, an active environment, .venv, or the first on the path, in this order.
 # On the CPU freed memory is kept, which is faster; RIS_KEEP_HEAP=0 leaves the allocator alone.
 # Exit code 75: stopped by a signal with its state saved; repeat the command with --resume auto.
 set -euo pipefail
 if [ $# -lt 3 ]; then
-  sed -n '2,8s/^# //p' "$0" >&2
+  sed -n '2,9s/^# //p' "$0" >&2
   exit 2
 fi
 dataset=$1 logdir=$2 gpus=$3
@@ -20,7 +21,8 @@ case $gpus in '' | *[!0-9]*)
 esac
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
-python=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python)}
+source "$here/tools/interpreter.sh"
+choose_python "$here"
 mkdir -p "$logdir"
 if [ "$gpus" -eq 0 ]; then
   launch=("$python" -m ris.cli)
@@ -35,8 +37,10 @@ rm -f "$logdir/resume/stopped"
 "${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" \
   > >(tee -ia "$logdir/log.txt") 2>&1 &
 pid=$!
-# A scheduler signals this shell; the run must hear it.
-for name in TERM USR1 INT; do trap "kill -$name $pid 2>/dev/null || true" "$name"; done
+# A scheduler signals this shell; the run must hear it. As a job in the background it is deaf to INT
+# until training listens for it, so Ctrl-C reaches it as TERM.
+for name in TERM USR1; do trap "kill -$name $pid 2>/dev/null || true" "$name"; done
+trap "kill -TERM $pid 2>/dev/null || true" INT
 code=0
 while :; do
   wait "$pid" && code=0 || code=$?

@@ -23,10 +23,12 @@ slurm_run() {
   local root
   root=$(cd "$here/.." && pwd)
   export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} MASTER_PORT=${MASTER_PORT:-29500}
-  local python=${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/python" || echo python)}
+  local python
+  source "$root/tools/interpreter.sh"
+  choose_python "$root"
   local target=(--checkpoint "$place")
   if [ "$command" = train ]; then
-    target=(--logdir "$place")
+    target=(--logdir "$place" --resume auto) # a --resume of the user's comes later, and counts
     mkdir -p "$place"
     rm -f "$place/resume/stopped"
   fi

@@ -6,10 +6,11 @@
 #   sbatch --partition gpu --nodes 2 --gres gpu:8 --ntasks-per-node 8 --requeue --signal USR1@180 \
 #     --open-mode append tools/slurm_train.sh gpu refcoco 16 refcoco work_dirs/refcoco
 # Environment: GPUS_PER_NODE (8, or NUM_GPUS where that is less), CPUS_PER_TASK (4), SRUN_ARGS,
-# MASTER_PORT (29500), PYTHON, RIS_KEEP_HEAP (0: the allocator of CPU runs is left alone).
+# MASTER_PORT (29500), PYTHON (else an active environment or .venv), RIS_KEEP_HEAP (0: the allocator
+# of CPU runs is left alone).
 set -euo pipefail
 # sbatch runs a copy of this file from elsewhere; RIS_HOME then names the repository.
 here=${RIS_HOME:+$RIS_HOME/tools}
 here=${here:-$(cd "$(dirname "$0")" && pwd)}
 source "$here/slurm_common.sh"
-slurm_run train "$@" --resume auto
+slurm_run train "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -58,8 +59,18 @@ def test_training_asks_slurm_for_what_was_said(cluster, repo, monkeypatch):
     ]  # fmt: skip
     assert told[told.index("python-of-mine") + 1 :] == [
         "-m", "ris.cli", "train", "--dataset", "refcoco", "--logdir", logdir,
-        "--token_length", "40", "--resume", "auto",
+        "--resume", "auto", "--token_length", "40",
     ]  # fmt: skip
+
+
+def test_a_place_to_resume_from_that_is_given_is_the_one_that_counts(cluster, repo):
+    logdir = str(cluster / "log")
+    run = call(repo, "slurm_train.sh", "gpu", "j", "1", "refcoco", logdir, "--resume", "step_5")
+    assert run.returncode == 0, run.stderr
+    told = json.loads((cluster / "srun.json").read_text())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--resume")
+    assert parser.parse_known_args(told)[0].resume == "step_5"
 
 
 def test_testing_names_the_checkpoint(cluster, repo):
@@ -84,6 +95,7 @@ def test_a_preempted_batch_job_goes_back_into_the_queue(cluster, repo, monkeypat
     ("arguments", "message"),
     [
         (["gpu", "j"], "PARTITION JOB_NAME NUM_GPUS"),
+        (["gpu", "j", "8", "refcoco"], "PARTITION JOB_NAME NUM_GPUS"),
         (["gpu", "j", "none", "refcoco", "log"], "NUM_GPUS must be a number"),
         (["gpu", "j", "12", "refcoco", "log"], "no multiple of GPUS_PER_NODE 8"),
     ],
