@@ -179,7 +179,7 @@ class G_REFER(REFER):  # the name that its users know
         """
         if ann is None:
             return None
-        if _crowd(ann):
+        if is_crowd(ann):
             raise DataFileError(
                 f"{self.instances_path}: annotation {ann['id']!r} is a crowd; it has no mask of "
                 "its own"
@@ -203,7 +203,7 @@ class G_REFER(REFER):  # the name that its users know
         found = self.loadRefs(ref_id)[0] if ref is None and ref_id is not None else ref
         assert found is not None
         anns = [self.Anns[ann_id] for ann_id in targets_of(found)]
-        masks = [self.getMask(ann, overlap) for ann in anns if not _crowd(ann)]
+        masks = [self.getMask(ann, overlap) for ann in anns if not is_crowd(ann)]
         if not merge:
             return masks
         image = self.Imgs[found["image_id"]]
@@ -218,7 +218,8 @@ def targets_of(ref: Ref) -> list[int]:
     return [ann_id for ann_id in ref["ann_id"] if ann_id != NO_TARGET]
 
 
-def _crowd(ann: Annotation) -> bool:
+def is_crowd(ann: Annotation) -> bool:
+    """Whether an annotation is a crowd, which no mask of a ref takes in (nor does the original's)."""
     try:
         return bool(ann.peek("iscrowd"))
     except KeyError:

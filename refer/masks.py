@@ -118,9 +118,10 @@ def _checked_rle(rle: Rle, height: int, width: int, where: str) -> Rle:
     """A compressed RLE whose runs fill the picture: pycocotools checks neither and would hand out
     memory it never wrote to."""
     counts = rle.get("counts")
-    if list(rle.get("size") or ()) != [height, width]:
+    size = rle.get("size")
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise DataFileError(
-            f"{where}: RLE of size {rle.get('size')}, the picture is {[height, width]}"
+            f"{where}: RLE of size {_brief(size)}, the picture is {[height, width]}"
         )
     if isinstance(counts, list):
         fits = all(type(run) is int and run >= 0 for run in counts)

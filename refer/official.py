@@ -6,7 +6,11 @@ None. gRefCOCO has no row: its releases differ, so counts are printed and compar
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+from refer.api import REFER, Id
+from refer.errors import MissingDataError
 
 
 class Counts(NamedTuple):
@@ -70,3 +74,15 @@ SPLIT_BY_OBJECT: dict[tuple[str, str], str] = {
 
 # In the ref files and in no archive that people have; nothing can be done about them.
 NEVER_PUBLISHED = {"refclef": frozenset({"19579.jpg", "17975.jpg", "19575.jpg"})}
+NEVER = "whose pictures are known to be in no published archive"
+
+
+def path_of(refer: REFER, image_id: Id) -> Path | None:
+    """`REFER.image_path`, and None for a picture that is missing because it was never published."""
+    try:
+        return refer.image_path(image_id)
+    except MissingDataError:
+        names = NEVER_PUBLISHED.get(refer.dataset, frozenset())
+        if refer.Imgs[image_id]["file_name"] in names:
+            return None
+        raise

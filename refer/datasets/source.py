@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch.utils.data import Dataset
 from refer import masks
 from refer.api import REFER
 from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
-from refer.grefer import G_REFER
+from refer.grefer import G_REFER, is_crowd
+from refer.official import NEVER, path_of
 from refer.options import OverlapRule, check_option
 from refer.pictures import open_annotated
 from refer.readers.instances import Annotation
@@ -34,6 +36,7 @@ from refer.sentences import (
 )
 from refer.transforms import as_size, resize_mask, resize_picture
 
+_log = logging.getLogger(__name__)
 Item = dict[str, Any]
 TextField = Literal["sent", "raw"]
 
@@ -129,6 +132,11 @@ class ReferSplit(Dataset[Item]):
         """
         return self._keep(ref.picture.path, lambda: self._read_image(ref))
 
+    def _drawn(self, ref: Ref) -> list[Annotation]:
+        """The targets that make mask and boxes: as `G_REFER.getMaskByRef` and gRefCOCO's loaders
+        have it, a crowd counts as a target and is not drawn."""
+        return [one for one in ref.targets if not (self.general and is_crowd(one))]
+
     def _keep(self, key: Path | int, read: Callable[[], Tensor]) -> Tensor:
         if self._kept is None:
             return read()
@@ -139,7 +147,7 @@ class ReferSplit(Dataset[Item]):
     def _read_mask(self, ref: Ref) -> Tensor:
         picture = ref.picture
         union = np.zeros(self.size, np.uint8)
-        for target in ref.targets:
+        for target in self._drawn(ref):
             where = f"ref {ref.ref_id}, annotation {target['id']!r}"
             try:
                 parts = target.peek("segmentation")  # any other way would keep it parsed in memory
@@ -150,10 +158,10 @@ class ReferSplit(Dataset[Item]):
         return torch.from_numpy(union)
 
     def boxes(self, ref: Ref) -> Tensor:
-        """Boxes of a ref's targets, float [M, 4] xyxy in pixels of the picture. Raises
-        DataFileError for a target without one."""
+        """Boxes of a ref's targets, float [M, 4] xyxy in pixels of the picture, in generalized data
+        sets without crowds. Raises DataFileError for a target without one."""
         found = []
-        for target in ref.targets:
+        for target in self._drawn(ref):
             try:
                 x, y, width, height = target.peek("bbox")
             except (KeyError, TypeError, ValueError):
@@ -178,9 +186,9 @@ class ReferSplit(Dataset[Item]):
 
 def _refs_of(refer: REFER, split: str, text_field: str, on_empty: OnEmpty) -> list[Ref]:
     """Refs of a split in file order, with a sentence at least. A missing picture raises here, not
-    in the middle of an epoch."""
-    pictures: dict[Any, Picture] = {}
-    refs = []
+    in the middle of an epoch; one that nobody can have is left out with its refs."""
+    pictures: dict[Any, Picture | None] = {}
+    refs, left_out = [], 0
     for record in refer.loadRefs(refer.getRefIds(split=split)):
         sentences = sentences_of(record, text_field, on_empty)
         if not sentences:
@@ -188,15 +196,21 @@ def _refs_of(refer: REFER, split: str, text_field: str, on_empty: OnEmpty) -> li
         image_id = record["image_id"]
         if image_id not in pictures:
             image = refer.Imgs[image_id]
-            pictures[image_id] = Picture(
-                whole_number(image_id, "image_id", record),
-                image["file_name"],
-                refer.image_path(image_id),
-                image["height"],
-                image["width"],
+            path = path_of(refer, image_id)
+            number = whole_number(image_id, "image_id", record)
+            pictures[image_id] = (
+                None
+                if path is None
+                else Picture(number, image["file_name"], path, image["height"], image["width"])
             )
+        picture = pictures[image_id]
+        if picture is None:
+            left_out += 1
+            continue
         ref_id = whole_number(record["ref_id"], "ref_id", record)
         ids = record["ann_id"] if isinstance(refer, G_REFER) else [record["ann_id"]]
         targets = tuple(refer.Anns[i] for i in ids if refer.Anns[i] is not None)
-        refs.append(Ref(ref_id, pictures[image_id], targets, sentences))
+        refs.append(Ref(ref_id, picture, targets, sentences))
+    if left_out:
+        _log.warning("%s %s: %d refs left out, %s", refer.dataset, split, left_out, NEVER)
     return refs

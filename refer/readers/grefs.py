@@ -49,7 +49,7 @@ def load_grefs(path: Path) -> tuple[list[Ref], str]:
         else:
             try:
                 refs = msgspec.json.decode(content)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise DataFileError(f"{path}: not JSON: {error}; download it again") from error
         if not isinstance(refs, list):
             raise DataFileError(f"{path}: holds a {type(refs).__name__}, want a list of refs")

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from refer.errors import DataFileError, MissingDataError
 from refer.readers import paused_gc
 
+# pycocotools takes any number and counts on its being one of pixels.
+Side = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -52,7 +54,7 @@ class Annotation(dict[str, Any]):
     def _parse(self, json: msgspec.Raw) -> dict[str, Any]:
         try:
             return _decode(json)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             ann_id = dict.__getitem__(self, "id")
             raise DataFileError(f"annotation {ann_id!r} is damaged: {error}") from error
 
@@ -94,8 +96,8 @@ class _Ids(msgspec.Struct, gc=False):
 class _Picture(msgspec.Struct, gc=False):
     id: int | str
     file_name: str
-    height: int
-    width: int
+    height: Side
+    width: Side
 
 
 class _Category(msgspec.Struct, gc=False):

@@ -77,7 +77,7 @@ def _read_json(path: Path) -> Any:
         return msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
         raise MissingDataError(f"no ref file at {path}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataFileError(
             f"{path}: not JSON: {error}; write it again with tools/prepare_data.py --to-json"
         ) from error

@@ -6,6 +6,7 @@ caption that is one phrase), RefShapes' captions, or a file that tools/phrases_c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +18,14 @@ from refer import REFER
 from refer.catalog import DataSet, find_dataset, parts_of
 from refer.datasets import PhraseDataset, collate_phrases
 from refer.errors import MissingDataError
+from refer.official import NEVER, path_of
 from refer.readers.phrases import PhraseRecord, load_phrases
 from refer.readers.refer_phrases import refer_phrases
 from refer.readers.shapes_phrases import shapes_phrases
 from ris.engine.data import batched, one_by_one
 from ris.errors import OptionError
+
+_log = logging.getLogger(__name__)
 
 
 def open_phrases(data: dict[str, Any]) -> list[REFER]:
@@ -119,14 +123,19 @@ def _of_refer(
                 masks=data["overlap"] if masks else None,
             )
 
-    records, folders = [], {}
-    paths: dict[int | str, Path] = {}
+    records, folders, left_out = [], {}, 0
+    paths: dict[int | str, Path | None] = {}
     for record in found():
-        path = paths.get(record.image_id)
+        if record.image_id not in paths:
+            paths[record.image_id] = path_of(refer, record.image_id)
+        path = paths[record.image_id]
         if path is None:
-            path = paths[record.image_id] = refer.image_path(record.image_id)
+            left_out += 1
+            continue
         folders[record.source] = path.parent
         records.append(msgspec.structs.replace(record, file_name=path.name))
+    if left_out:
+        _log.warning("%s: %d expressions left out, %s", row.name, left_out, NEVER)
     return records, folders
 
 

@@ -99,3 +99,13 @@ def records() -> Any:
         image = staticmethod(make_image)
 
     return Records
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot.figure().gca()
+    pyplot.close("all")

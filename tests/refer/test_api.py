@@ -363,56 +363,6 @@ def test_refs_and_instances_of_different_downloads(write_refer, records, ann_id,
         REFER(write_refer(refs=refs, annotations=[records.ann(100, 1)]))
 
 
-# Drawing.
-
-
-@pytest.fixture
-def axes(monkeypatch):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    yield pyplot.figure().gca()
-    pyplot.close("all")
-
-
-@pytest.mark.parametrize(("seg_box", "patches"), [("seg", 2), ("box", 1)])
-def test_show_ref(mini, axes, capsys, seg_box, patches):
-    refer = REFER(mini, "refcoco", "unc")
-    ref = next(
-        r for r in refer.data["refs"] if len(refer.refToAnn[r["ref_id"]]["segmentation"]) == 1
-    )
-    refer.showRef(ref, seg_box)
-    axes.figure.canvas.draw()
-    assert len(axes.images) == 1
-    assert len(axes.patches) == patches
-    assert f"1. {ref['sentences'][0]['sent']}\n" in capsys.readouterr().out
-
-
-def test_show_ref_with_rle(refclef, axes, tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "images" / "saiapr_tc-12"
-    folder.mkdir(parents=True)
-    Image.new("RGB", (12, 10)).save(folder / refclef.Imgs[1]["file_name"])
-    refclef = REFER(tmp_path, "refclef")
-    refclef.showRef(refclef.Refs[0])
-    axes.figure.canvas.draw()
-    assert len(axes.images) == 2
-
-
-def test_show_mask(refer, axes):
-    refer.showMask(refer.Refs[0])
-    axes.figure.canvas.draw()
-    drawn = axes.images[0].get_array()[..., 3] > 0
-    assert drawn.tolist() == (refer.getMask(refer.Refs[0])["mask"] > 0).tolist()
-
-
-def test_show_ref_with_another_option(refer, axes):
-    with pytest.raises(UnknownNameError, match="'mask'; want 'seg' or 'box'"):
-        refer.showRef(refer.Refs[0], "mask")
-
-
 def test_import_is_light():
     code = (
         "import refer, sys; print([m for m in ('torch', 'matplotlib', 'PIL') if m in sys.modules])"

@@ -221,6 +221,23 @@ def test_broken_and_missing_pictures_name_file_and_ref(root: Path, refer: REFER)
         RefDataset(refer, "train", 16)
 
 
+def test_pictures_that_nobody_has_are_left_out(tmp_path, write_refer, records, caplog) -> None:
+    refs = [records.ref(0, "1_0", 1, "train"), records.ref(1, "2_0", 2, "train")]
+    annotations = [records.ann("1_0", 1), records.ann("2_0", 2)]
+    root = write_refer("refclef", refs=refs, annotations=annotations)
+    folder = root / "images" / "saiapr_tc-12"
+    folder.mkdir(parents=True)
+    refer = REFER(root, "refclef")
+    Image.new("RGB", (12, 10)).save(folder / refer.Imgs[1]["file_name"])
+    refer = REFER(root, "refclef")
+    with pytest.raises(MissingDataError, match="image 2"):
+        RefDataset(refer, "train")
+    refer.Imgs[2]["file_name"] = "19579.jpg"  # in the published ref file and in no archive
+    with caplog.at_level("WARNING"):
+        assert [found["ref_id"] for found in RefDataset(refer, "train", 32)] == [0]
+    assert "1 refs left out" in caplog.text
+
+
 def test_picture_of_another_size(root: Path, refer: REFER) -> None:
     Image.new("RGB", (30, 20)).save(root / "images" / "train2014" / "two.png")
     with pytest.raises(PictureError, match=r"20 x 30 .* 40 x 60.*ref 7"):

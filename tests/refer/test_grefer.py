@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from refer.datasets import RefDataset
 from refer.errors import DataFileError, MissingDataError, UnknownIdError, UnknownNameError
 from refer.grefer import G_REFER
 from refer.shapes import generate
@@ -93,6 +95,47 @@ def test_filters(grefer):
         grefer.getRefIds(split="testA")
 
 
+@pytest.mark.parametrize(
+    ("ref_id", "seg_box", "patches", "layers"),
+    [
+        (1, "seg", 6, 1),  # a thin line within a broad one for each of three parts
+        (1, "box", 2, 1),
+        (3, "seg", 0, 1),
+        (3, "box", 0, 1),
+        (4, "seg", 0, 2),  # one of them has no outline: the mask of all
+        (4, "box", 2, 1),
+    ],
+)
+def test_show_ref_draws_every_target(tmp_path, content, axes, ref_id, seg_box, patches, layers):
+    (tmp_path / "train2014").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "train2014" / "1.jpg")
+    grefer = G_REFER(write(tmp_path, *content))
+    grefer.showRef(grefer.Refs[ref_id], seg_box)
+    axes.figure.canvas.draw()
+    assert (len(axes.patches), len(axes.images)) == (patches, layers)
+
+
+def test_the_data_set_draws_what_the_api_draws(tmp_path, content):
+    """A crowd is a target, and neither mask nor boxes have it."""
+    (tmp_path / "train2014").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "train2014" / "1.jpg")
+    grefer = G_REFER(write(tmp_path, *content))
+    dataset = RefDataset(grefer, "val", (30, 40), overlap="union")
+    for one in dataset.refs:
+        expected = grefer.getMaskByRef(ref_id=one.ref_id, merge=True)["mask"]
+        assert dataset.mask(one).tolist() == expected.tolist()
+    counts = {item["ref_id"]: item["n_targets"] for item in dataset}
+    assert counts == {1: 2, 3: 0, 4: 2}
+    assert [len(dataset.boxes(one)) for one in dataset.refs] == [2, 0, 1]
+
+
+def test_show_mask_draws_the_union(grefer, axes):
+    grefer.showMask(grefer.Refs[1])
+    axes.figure.canvas.draw()
+    drawn = axes.images[0].get_array()[..., 3] > 0
+    assert drawn.tolist() == (grefer.getMaskByRef(ref_id=1, merge=True)["mask"] > 0).tolist()
+
+
 def test_masks_of_several_and_of_none(grefer):
     both = grefer.getMaskByRef(ref_id=1, merge=True)
     expected = np.zeros((30, 40), np.uint8)
@@ -141,6 +184,10 @@ def test_a_pickle_is_preferred_and_read_safely(tmp_path, content):
 
     (tmp_path / "grefcoco/grefs(unc).p").write_bytes(pickle.dumps([Evil()]))
     with pytest.raises(DataFileError, match="refused"):
+        G_REFER(tmp_path)
+    (tmp_path / "grefcoco/grefs(unc).p").unlink()
+    (tmp_path / "grefcoco/grefs(unc).json").write_text("[" * 200_000)
+    with pytest.raises(DataFileError, match=r"grefs\(unc\)\.json: not JSON"):
         G_REFER(tmp_path)
 
 

@@ -151,6 +151,16 @@ def test_other_records_are_plain_and_whole(load_one, tmp_path):
             '{"images": [], "categories": [], "annotations": [{"id": 1, "category_id": 1}]}',
             r"`image_id` - at `\$\.annotations\[0\]`",
         ),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "height": -5, "width": 4}], '
+            '"categories": [], "annotations": []}',
+            r">= 1 - at `\$\.images\[0\]\.height`",
+        ),
+        (
+            '{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, '
+            '"category_id": 1, "segmentation": ' + "[" * 200_000,
+            "recursion",
+        ),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\]"),
     ],
 )

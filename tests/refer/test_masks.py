@@ -131,6 +131,7 @@ def test_degenerate_polygons_are_skipped(degenerate):
         {"size": [H, W], "counts": None},
         {"size": [W, H], "counts": compressed(filled(*A))["counts"]},
         {"counts": [H * W]},
+        {"size": 5, "counts": [H * W]},
         {"size": [H, W], "counts": ""},  # too short: pycocotools gives back unwritten memory
         {"size": [H, W], "counts": [10, 10]},
         {"size": [H, W], "counts": [10, H * W]},
