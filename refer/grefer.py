@@ -219,7 +219,7 @@ def targets_of(ref: Ref) -> list[int]:
 
 
 def is_crowd(ann: Annotation) -> bool:
-    """Whether an annotation is a crowd, which no mask of a ref takes in (nor does the original's)."""
+    """Whether an annotation is a crowd, which no ref's mask takes in (nor the original's)."""
     try:
         return bool(ann.peek("iscrowd"))
     except KeyError:

@@ -146,7 +146,7 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
             # checks the keys and reads the ids, the other finds where each annotation begins.
             checked = msgspec.json.decode(content, type=_Checked)
             unparsed = msgspec.json.decode(content, type=_Unparsed)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataFileError(f"{path}: not a COCO-style instances file: {error}") from error
         annotations = [
             Annotation(
