@@ -6,7 +6,7 @@ by that flag, as it does under a loss scaler. Counts are read when a log line is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -26,8 +26,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
     Args:
         clip: largest norm of the gradient, or None.
-        running: buffers that the forward pass changes (batch norm's statistics); a skipped step
-            leaves them as they were.
+        running: batch norms, whose statistics the forward pass changes; a skipped step leaves them
+            as they were.
     """
 
     def __init__(
@@ -37,16 +37,22 @@ class GuardedOptimWrapper(OptimWrapper):
         device: str,
         dtype: torch.dtype | None,
         clip: float | None = None,
-        running: list[Tensor] | None = None,
+        running: Sequence[nn.Module] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer, **kwargs)
         self.device, self.dtype, self.clip = device, dtype, clip
-        self.running = running or []
+        self.norms = list(running)
         self.before = [buffer.clone() for buffer in self.running]
         self.skipped: Tensor | None = None  # steps skipped so far, on the device
         self.streak: Tensor | None = None  # of them without a sound one between
         self.flags: list[Tensor] = []  # of the steps since the last `take_flags`
+
+    @property
+    def running(self) -> list[Tensor]:
+        """The statistics as they are now: moving a model gives its norms other tensors."""
+        found = ((norm.running_mean, norm.running_var) for norm in self.norms)
+        return [buffer for pair in found for buffer in pair if isinstance(buffer, Tensor)]
 
     def step(self, **kwargs: Any) -> None:
         parameters = [
@@ -76,10 +82,11 @@ class GuardedOptimWrapper(OptimWrapper):
         self.skipped += bad
         self.streak.add_(1).mul_(bad)
         self.flags.append(bad)
-        for buffer, old in zip(self.running, self.before, strict=True):
+        for number, buffer in enumerate(self.running):
+            old = self.before[number].to(buffer)  # the model may have been moved since
             kept = torch.where(bad > 0, old, buffer)
             buffer.copy_(kept)
-            old.copy_(kept)
+            self.before[number] = kept
 
     def take_flags(self) -> list[bool]:
         """For each step since the last call, whether it was skipped. Waits for the device."""
@@ -97,8 +104,7 @@ class GuardedOptimWrapper(OptimWrapper):
         device = next(p for group in self.optimizer.param_groups for p in group["params"]).device
         self.skipped = torch.tensor(float(counts["skipped"]), device=device)
         self.streak = torch.tensor(float(counts["streak"]), device=device)
-        for buffer, old in zip(self.running, self.before, strict=True):
-            old.copy_(buffer)
+        self.before = [buffer.clone() for buffer in self.running]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype is None:

@@ -138,15 +138,14 @@ def build_optimizer(model: nn.Module, settings: dict[str, Any], device: str) -> 
         clip=settings.get("clip"),
         device=device,
         dtype=dtype,
-        running=running_statistics(model),
+        running=counting_norms(model),
     )
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Buffers that a forward pass in training changes: those of batch norms that are trained."""
+def counting_norms(model: nn.Module) -> list[nn.Module]:
+    """Batch norms whose statistics a forward pass in training changes."""
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    found = ((norm.running_mean, norm.running_var) for norm in norms if norm.track_running_stats)
-    return [buffer for pair in found for buffer in pair if buffer is not None]
+    return [norm for norm in norms if norm.track_running_stats]
 
 
 def poly_schedule(iterations: int, power: float, warmup: int = 0) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ def choose(resume: str | None, store: Store, restarts: int, log: logging.Logger)
     """The snapshot that `--resume` means; None starts from the beginning.
 
     `auto`, or a restart by torchrun, takes the newest checkpoint that is whole. A path names a
-    `step_<n>` folder, or a run's log folder, whose newest is taken.
+    `step_<n>` folder, or a run's log folder, whose newest is taken; a restart goes back to it only
+    where nothing has been saved since.
 
     Raises:
         CheckpointError: the path holds no checkpoint, or the checkpoint is damaged.
@@ -58,6 +59,8 @@ def choose(resume: str | None, store: Store, restarts: int, log: logging.Logger)
         return None
     if resume in (None, "auto"):
         return store.latest(log)
+    if restarts and (own := store.latest(log)) is not None:
+        return own
     path = Path(str(resume))
     if path.name.startswith("step_"):
         return Store(path.parent).read(Store.step_of(path))

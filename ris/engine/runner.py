@@ -57,7 +57,6 @@ def make_runner(
         cfg={
             "settings": config.to_dict(),
             **({} if is_model_wrapper(model) else {"model_wrapper_cfg": {"type": "RefDDP"}}),
-            "sync_bn": "torch" if get_device() == "cuda" else None,
         },
         **parts,
     )

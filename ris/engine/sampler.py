@@ -58,6 +58,8 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
         if self.count < self.total_batch:
+            if self.consumed:
+                return  # the epoch's only batch
             part = -(-self.count // self.world_size)
             filled = [order[i % self.count] for i in range(part * self.world_size)]
             yield filled[self.rank * part : (self.rank + 1) * part]

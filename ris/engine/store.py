@@ -134,6 +134,35 @@ class Store:
                 raise
             raise CheckpointError(f"{path} is damaged or half written: {error}") from error
 
+    def retire(self, snapshot: Snapshot | None, log: logging.Logger) -> None:
+        """Move aside, to `<folder>.old`, the checkpoints of other runs: all that do not lie behind
+        the one that this run goes on from (None: it begins anew). They would be newer by their
+        number than this run's own, and be kept and resumed in its place.
+
+        Raises CheckpointError where they cannot be moved.
+        """
+        own = snapshot is not None and snapshot.folder is not None
+        inside = own and snapshot.folder.parent.resolve() == self.folder.resolve()
+        first = snapshot.step if inside else -1
+        foreign = [step for step in self.steps() if step > first]
+        if not foreign:
+            return
+        aside = self.folder.with_name(f"{self.folder.name}.old")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            for step in foreign:
+                os.replace(self.path(step), aside / self.path(step).name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} holds states of another run, which could not be moved to {aside}: "
+                f"{error}; make room there, or give this run a log folder of its own"
+            ) from error
+        log.warning(
+            f"{self.folder} held states of steps {', '.join(map(str, foreign))} that this run does "
+            f"not go on from; they are in {aside} now"
+        )
+
     def latest(self, log: logging.Logger) -> Snapshot | None:
         """The newest checkpoint that is whole, or None; says which damaged ones it passed over."""
         for step in reversed(self.steps()):
@@ -150,13 +179,18 @@ class BackgroundWriter:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._thread: threading.Thread | None = None
-        self._error: CheckpointError | None = None
+        self._error: Exception | None = None
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Start to write; waits for the one before, whose failure is raised here."""
-        self.wait()
+        """Start to write; waits for the one before, whose failure is raised here, behind the start:
+        what follows a snapshot that failed is not lost with it."""
+        if self._thread is not None:
+            self._thread.join()
+        error, self._error = self._error, None
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self._thread.start()
+        if error is not None:
+            raise error
 
     def wait(self) -> None:
         """Until the last snapshot is on disk. Raises CheckpointError when it could not be."""
@@ -170,7 +204,7 @@ class BackgroundWriter:
     def _write(self, snapshot: Snapshot) -> None:
         try:
             self.store.write(snapshot)
-        except CheckpointError as error:
+        except Exception as error:  # whatever it is, the training thread must hear of it
             self._error = error
 
 

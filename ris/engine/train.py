@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ris import checkpoints
@@ -32,7 +33,7 @@ from ris.engine import (
 from ris.engine.quiet import QuietRunner
 from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
 from ris.engine.signals import StopRequest
-from ris.engine.store import Store
+from ris.engine.store import Snapshot, Store
 from ris.engine.tasks import TASKS, best_score, identity, task_of
 from ris.engine.watch import Watchdog
 from ris.errors import OptionError
@@ -52,15 +53,19 @@ def train(
     refer = task.open(settings["data"])
     torch.manual_seed(config.seed)
     model = build_model(settings)
+    model.init_weights()  # now: the Runner would do it again over what `init` has read
     begun = checkpoints.start_from(model, config.init) if config.get("init") else None
     lowered = _lower_frozen(model, config) if config.optim.lower_frozen else 0
-    if kind == "cpu" and get_world_size() > 1:
-        syncnorm.convert(model)
+    if get_world_size() > 1:
+        # Here and not by the Runner, which leaves sharded models out.
+        syncnorm.convert(model) if kind == "cpu" else nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Before the optimizer is built: buffers are other tensors behind the move.
+    model.to(get_device())
     wrapped: VPDRefer | shard.RefFSDP = model
     if config.survival.shard:
         if get_world_size() == 1:
             raise OptionError("survival.shard needs several processes; this is one")
-        wrapped = shard.RefFSDP(model.to(get_device()))
+        wrapped = shard.RefFSDP(model)
     train_data = task.train(refer, settings, kind)
     val_data = task.val(refer, config.data.val_split, settings, kind)
     schedule = config.schedule
@@ -103,7 +108,7 @@ def train(
             *_survival_hooks(config, store, stop, work_dir),
             *_average_hooks(config.optim.ema),
         ],
-        resume_state=lambda: resume.agreed(resume_from, store, launch.restarts(), logger()),
+        resume_state=lambda: _snapshot(resume_from, store),
     )
     _describe(runner, config, model, train_data, val_data)
     if begun is not None:
@@ -130,6 +135,14 @@ def train(
         report.write_json(work_dir / "metrics.json", result)
         curves.draw(work_dir)
     return result
+
+
+def _snapshot(resume_from: str | None, store: Store) -> Snapshot | None:
+    """Where the run goes on from; states of other runs no longer stand in its way then."""
+    found = resume.agreed(resume_from, store, launch.restarts(), logger())
+    if is_main_process():
+        store.retire(found, logger())
+    return found
 
 
 def build_model(settings: dict[str, Any]) -> VPDRefer:

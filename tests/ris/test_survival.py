@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ris.cli import main
-from ris.engine import survival
+from ris.engine import resume, survival
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
 from ris.engine.store import BackgroundWriter, Snapshot, Store
@@ -92,6 +92,60 @@ def test_a_failed_write_keeps_the_last_good_one(tmp_path, monkeypatch):
     writer.wait()  # told once
 
 
+def test_what_follows_a_failed_write_is_written(tmp_path, monkeypatch):
+    store = Store(tmp_path, keep=5)
+    written = Store.write
+
+    def fails_once(self: Store, one: Snapshot) -> Path:
+        if one.step == 1:
+            raise MemoryError("of any kind")
+        return written(self, one)
+
+    monkeypatch.setattr(Store, "write", fails_once)
+    writer = BackgroundWriter(store)
+    writer.submit(snapshot(1))
+    with pytest.raises(MemoryError):
+        writer.submit(snapshot(2))
+    writer.wait()
+    assert store.steps() == [2]
+
+
+@pytest.mark.parametrize(("begun_from", "left"), [(None, []), (2, [1, 2])])
+def test_states_of_another_run_are_moved_aside(tmp_path, caplog, begun_from, left):
+    """Newer by their number, they would be kept and resumed in place of this run's own."""
+    store = Store(tmp_path / "resume", keep=3)
+    for step in (1, 2, 3):
+        store.write(snapshot(step))
+    with caplog.at_level(logging.WARNING):
+        store.retire(None if begun_from is None else store.read(begun_from), LOG)
+    assert store.steps() == left
+    assert Store(tmp_path / "resume.old").steps() == [n for n in (1, 2, 3) if n not in left]
+    assert "resume.old" in caplog.text
+    store.write(snapshot(3))
+    assert store.latest(LOG).step == 3
+    caplog.clear()
+    store.retire(store.latest(LOG), LOG)
+    assert not caplog.text
+
+
+def test_states_behind_one_from_elsewhere_are_another_runs_too(tmp_path):
+    own, other = Store(tmp_path / "a" / "resume"), Store(tmp_path / "b" / "resume")
+    own.write(snapshot(1))
+    other.write(snapshot(5))
+    own.retire(other.read(5), LOG)
+    assert own.steps() == []
+    assert other.steps() == [5]
+
+
+def test_a_restart_goes_on_from_what_has_been_saved_since(tmp_path):
+    before, own = Store(tmp_path / "before"), Store(tmp_path / "own")
+    path = str(before.write(snapshot(100)))
+    assert resume.choose(path, own, 0, LOG).step == 100
+    assert resume.choose(path, own, 1, LOG).step == 100  # nothing has been saved since
+    own.write(snapshot(200))
+    assert resume.choose(path, own, 1, LOG).step == 200
+
+
 def test_a_snapshot_is_of_its_moment(tmp_path):
     """The writer's tensors are copies: training that goes on does not reach them."""
     from ris.engine.state import _copy
@@ -139,6 +193,7 @@ def test_it_goes_on_with_another_number_of_processes(monkeypatch, before, after)
 
 def test_fewer_samples_than_a_batch_make_one_batch(monkeypatch):
     assert [sorted(b) for b in global_batches(monkeypatch, 1, 8, 3)] == [[0, 1, 2]]
+    assert global_batches(monkeypatch, 1, 8, 3, consumed=8) == []  # resumed behind it
     (both,) = global_batches(monkeypatch, 2, 8, 3)
     assert len(both) == 4
     assert set(both) == {0, 1, 2}
@@ -153,7 +208,7 @@ def guarded(clip: float | None = None) -> tuple[nn.Module, GuardedOptimWrapper]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     running = [model[1].running_mean, model[1].running_var]
     return model, GuardedOptimWrapper(
-        optimizer, device="cpu", dtype=None, clip=clip, running=running
+        optimizer, device="cpu", dtype=None, clip=clip, running=[model[1]]
     )
 
 
@@ -184,6 +239,17 @@ def test_a_bad_step_leaves_no_trace(clip, value):
             assert torch.equal(one, two), name
     moments = zip(wrapper.optimizer.state.values(), other.optimizer.state.values(), strict=True)
     assert all(torch.equal(a[k], b[k]) for a, b in moments for k in a)
+
+
+def test_statistics_are_found_where_the_model_was_moved_to():
+    """Moving a model replaces its buffers; so does a change of type, which needs no other device."""
+    model, wrapper = guarded()
+    model.double()
+    train(model, wrapper, [torch.full((4, 3), float("nan"), dtype=torch.float64)])
+    assert wrapper.faults()["skipped"] == 1
+    assert torch.equal(model[1].running_mean, torch.zeros(3, dtype=torch.float64))
+    train(model, wrapper, [torch.randn(4, 3, dtype=torch.float64)])
+    assert model[1].running_mean.abs().min() > 0
 
 
 def test_bad_steps_in_a_row_are_counted():
