@@ -54,7 +54,7 @@ def save(
             "weights of trade int8 are rounded and cannot be saved; load the model without the "
             "trade, and save that"
         )
-    frozen = frozen_names(model) if not model.backbone.source.startswith("random") else set()
+    frozen = set() if has_no_home(model) else frozen_names(model)
     state = model.state_dict() if state is None else state
     kept = {name: value.contiguous().cpu() for name, value in state.items() if name not in frozen}
     config = {
@@ -73,7 +73,8 @@ def save(
         else None,
         "info": info,
     }
-    beside, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    # Of this process alone: another run may be writing to the same place.
+    beside, old = (folder.with_name(f"{folder.name}.{end}{os.getpid()}") for end in ("part", "old"))
     for stale in (beside, old):
         shutil.rmtree(stale, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -153,7 +154,9 @@ def load(
         ignore_sentence=described["ignore_sentence"],
     )
     state = files.tensors(files.load(path / "model.safetensors"))
-    allowed = frozen_names(model) if frozen else set()
+    # What is in the file counts, also of weights that this model does not train: an earlier stage
+    # may have (`start_from`).
+    allowed = frozen_names(model) - state.keys() if frozen else set()
     _check_keys(model, state, allowed, path)
     model.load_state_dict(state, strict=False)
     if frozen:
@@ -175,8 +178,12 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
     it stays as it is built (a mask head, say, that the stage before had not). Returns in words what
     was taken and what was not.
 
-    Raises CheckpointError if shapes differ, if no weight of the head is met, or if the frozen
-    weights that are not in the folder are others here.
+    Weights of the text-to-image model that the earlier stage trained and this one does not are
+    saved with this one's own from then on.
+
+    Raises CheckpointError if shapes differ, if no weight of the head is met, if the earlier stage
+    trained LoRA's weights and this one has none, or if the frozen weights that are not in the
+    folder are others here.
     """
     described = read_config(path)
     state = files.tensors(files.load(Path(path) / "model.safetensors"))
@@ -200,6 +207,11 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
             f"{path} ({described['head']}) cannot begin this run ({model.head_config}): {what}; "
             "give both stages the same head settings, answers apart"
         )
+    if any(".lora_" in name for name in state.keys() - own.keys()):
+        raise CheckpointError(
+            f"{path} was trained with --unet_mode lora, and this run's UNet "
+            f"({model.backbone.unet_mode}) has no place for what was learned; pass --unet_mode lora"
+        )
     elsewhere = {n: own[n] for n in own if n.startswith(_PRETRAINED) and n not in state}
     frozen = described.get("frozen")
     if frozen and fingerprint(elsewhere) != frozen["fingerprint"]:
@@ -208,6 +220,8 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
             f"{model.backbone.source}, are others; give both stages the same --weights"
         )
     model.load_state_dict({name: state[name] for name in met}, strict=False)
+    if not has_no_home(model):
+        model.tuned = frozen_names(model) & state.keys()
     fresh = [name for name, _ in model.named_parameters() if name.startswith("head.")]
     fresh = [name for name in fresh if name not in state]
     left = [name for name in state if name not in own]
@@ -258,12 +272,18 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def frozen_names(model: VPDRefer) -> set[str]:
-    """Weights of the text-to-image model that no optimizer step changes."""
+    """Weights of the text-to-image model that no optimizer step changes, neither this run's nor
+    that of the stage it began with."""
     return {
         name
         for name, value in model.named_parameters(remove_duplicate=True)
-        if name.startswith(_PRETRAINED) and not value.requires_grad
+        if name.startswith(_PRETRAINED) and not value.requires_grad and name not in model.tuned
     }
+
+
+def has_no_home(model: VPDRefer) -> bool:
+    """Whether the frozen weights cannot be found again where they came from, and are saved too."""
+    return model.backbone.source.startswith("random")
 
 
 def _check_keys(

@@ -85,6 +85,7 @@ class VPDRefer(BaseModel):
         self.ignore_sentence = ignore_sentence
         self.test_dtype = torch.float32
         self.frozen_fingerprint: str | None = None
+        self.tuned: set[str] = set()  # names of weights that an earlier stage trained
         self.latent_cache_bytes = latent_cache_mb * 2**20
         self._latents: OrderedDict[int | str, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype

@@ -24,6 +24,7 @@ from ris.errors import OptionError
 from ris.inference import segment
 from ris.models import VPDRefer
 from ris.prediction import Prediction
+from vpd import weights
 
 __all__ = ["Picture", "Prediction", "Predictor"]
 
@@ -102,8 +103,7 @@ class Predictor:
         backbone = self.model.backbone
         source = backbone.source
         if whole and not source.startswith("random"):
-            # The mark of weights that have no other home.
-            backbone.source = f"random (all weights inside; from {Path(source).name})"
+            backbone.source = weights.INSIDE.format(Path(source).name)
         try:
             checkpoints.save(self.model, folder, **info)
         finally:

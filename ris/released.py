@@ -86,6 +86,8 @@ def load_released(
                 f"pass --token_length {length} (the maps of every token are input channels of the "
                 "head, so the length is fixed by the weights)"
             )
+    # The file cannot be a home for what is saved from here: it has no text encoder.
+    components.source = weights.INSIDE.format(Path(where).name)
     backbone = DiffusionBackbone(components, token_length=length, **options)
     model = VPDRefer(backbone, {"type": "VPDDecoder", "channels": hidden})
     own = {

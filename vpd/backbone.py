@@ -217,6 +217,7 @@ class DiffusionBackbone(nn.Module):
             return
         width = self.text_encoder.config.hidden_size
         depends = [cache.weights_digest(self.text_encoder), str(self.token_length)]
+        depends.append(f"padded with {self.tokenizer.pad_token}")
         self._texts_on_disk = cache.TensorCache(
             root, "texts", depends, (self.token_length, width), dtype
         )
@@ -340,6 +341,7 @@ class DiffusionBackbone(nn.Module):
             "unet": _plain(self.unet.config),
             "vae": _plain(self.vae.config),
             "text": part.config.to_diff_dict() if part is not None else None,
+            "pad_token": self.tokenizer.pad_token,
             "options": self.options,
             "source": self.source,
         }

@@ -106,7 +106,8 @@ def token_spans(
 
 
 def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str], token_length: int) -> Tensor:
-    """int64 [S, T]: ids cut at, or padded with the end token to, `token_length`.
+    """int64 [S, T]: ids cut at, or padded to, `token_length`. CLIP's own tokenizer pads with the
+    end token, that of Stable Diffusion 2.x with another.
 
     Raises:
         TextError: a sentence is empty or no string.

@@ -23,6 +23,9 @@ from vpd.errors import WeightsError
 from vpd.text import clip_tokenizer
 from vpd.zoo import EMBEDDED, EMBEDDED_FOLDER, Zoo
 
+# The source of parts that can be found nowhere else: whoever saves them saves all. So do those that
+# were drawn at random ("random:<seed>").
+INSIDE = "random (all weights inside; from {})"
 FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -227,12 +230,16 @@ def random_components(zoo: Zoo, seed: int, *, prepared: bool = True) -> Componen
 
 
 def empty_components(config: Mapping[str, Any], source: str) -> Components:
-    """Parts of the shapes in `config` (`unet`, `vae`, `text`); their weights follow later."""
+    """Parts of the shapes in `config` (`unet`, `vae`, `text`) with CLIP's tokenizer, which pads
+    with `pad_token`; their weights follow later."""
     unet = _empty(UNet2DConditionModel.from_config, dict(config["unet"]))
     vae = encoder_only(_empty(AutoencoderKL.from_config, dict(config["vae"])))
     text = config.get("text")
     text_encoder = _empty(CLIPTextModel, CLIPTextConfig(**text)) if text else None
-    return Components(unet, vae, text_encoder, clip_tokenizer(), source)
+    tokenizer = clip_tokenizer()
+    # Stable Diffusion 2.x pads with another token than 1.x. Files of before this was kept say none.
+    tokenizer.pad_token = config.get("pad_token", tokenizer.pad_token)
+    return Components(unet, vae, text_encoder, tokenizer, source)
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -68,7 +68,9 @@ class EpochHook(Hook):
 class BestWeightsHook(Hook):
     """Saves the weights whose validation score `key` is the best so far, as published.
 
-    A resumed run goes on from the best score so far, which the published code forgets.
+    A resumed run goes on from the best score so far, which the published code forgets. All runs of
+    a data set share a folder unless told otherwise: another run's weights there are no score to
+    beat, and the log says that they will be replaced.
     """
 
     priority = "LOW"
@@ -79,11 +81,19 @@ class BestWeightsHook(Hook):
     def before_train(self, runner: Any) -> None:
         """The resume checkpoint is written before its epoch is validated, so the folder of the best
         weights may know a better score."""
-        if runner.iter and (self.folder / "config.json").is_file():
-            saved = checkpoints.read_config(self.folder)["info"].get(f"val_{self.key}")
-            best = runner.message_hub.runtime_info.get("best_score")
-            if saved is not None and (best is None or saved > best):
-                runner.message_hub.update_info("best_score", saved)
+        if not (self.folder / "config.json").is_file():
+            return
+        info = checkpoints.read_config(self.folder)["info"]
+        saved = info.get(f"val_{self.key}")
+        if info.get("run") != runner.run_id or not runner.iter:
+            runner.logger.warning(
+                f"{self.folder} holds weights of another run ({self.key} {saved}); this run's "
+                "first validation replaces them; --output-dir or --model_id name another place"
+            )
+            return
+        best = runner.message_hub.runtime_info.get("best_score")
+        if saved is not None and (best is None or saved > best):
+            runner.message_hub.update_info("best_score", saved)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         score = (metrics or {})[self.key]
@@ -97,7 +107,7 @@ class BestWeightsHook(Hook):
 
     @master_only
     def _save(self, runner: Any, score: float, state: dict[str, Tensor]) -> None:
-        card = {**self.card, "epoch": runner.epoch, f"val_{self.key}": score}
+        card = {**self.card, "run": runner.run_id, "epoch": runner.epoch, f"val_{self.key}": score}
         checkpoints.save(plain_model(runner), self.folder, state, **card)
         runner.logger.info(f"best {self.key} so far, {score:.2f}: weights saved to {self.folder}")
 

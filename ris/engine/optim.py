@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import nn
 
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.in_backward import InBackwardOptimWrapper

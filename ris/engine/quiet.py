@@ -6,9 +6,11 @@ Nothing is lost: versions and settings stand in metrics.json, and the config bes
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from typing import Any
 
+from mmengine.dist import broadcast_object_list
 from mmengine.runner import Runner
 
 from ris.engine import loop, state  # loop registers ours
@@ -39,13 +41,20 @@ class QuietRunner(Runner):
     """A Runner that logs what happens, not what it is made of, and resumes from our own states.
 
     resume_state: called when model, optimizer and schedules stand; gives the state to go on from.
+
+    `run_id` names the run, over all its resumptions; None in states of before there were names.
     """
+
+    run_id: str | None
 
     def __init__(
         self, *args: Any, resume_state: Callable[[], Snapshot | None] | None = None, **kwargs: Any
     ) -> None:
         self.resume_state = resume_state
         super().__init__(*args, **kwargs)
+        said = [uuid.uuid4().hex]
+        broadcast_object_list(said)  # one name for all processes
+        (self.run_id,) = said
 
     def _init_model_weights(self) -> None:
         """Sharded models were initialised before they were sharded: mmengine broadcasts plain
@@ -59,6 +68,7 @@ class QuietRunner(Runner):
         if snapshot is None:
             return
         state.restore(self, plain_model(self), snapshot)
+        self.run_id = snapshot.values.get("run")
         place = snapshot.values["place"]
         self.train_loop.go_to(snapshot.step, place)
         self.logger.info(

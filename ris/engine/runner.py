@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.model import is_model_wrapper

@@ -34,6 +34,7 @@ def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> S
     moments, groups = _optimizer_parts(runner.optim_wrapper.optimizer)
     random_tensors, random_values = _random_state()
     values = {
+        "run": runner.run_id,
         "place": place,
         "world_size": get_world_size(),
         "groups": groups,

@@ -141,9 +141,9 @@ class Store:
 
         Raises CheckpointError where they cannot be moved.
         """
-        own = snapshot is not None and snapshot.folder is not None
-        inside = own and snapshot.folder.parent.resolve() == self.folder.resolve()
-        first = snapshot.step if inside else -1
+        home = None if snapshot is None or snapshot.folder is None else snapshot.folder.parent
+        own = home is not None and home.resolve() == self.folder.resolve()
+        first = snapshot.step if own and snapshot is not None else -1
         foreign = [step for step in self.steps() if step > first]
         if not foreign:
             return

@@ -177,6 +177,11 @@ def _lower_frozen(model: VPDRefer, config: Config) -> int:
             f"{config.optim.precision}), --unet_mode frozen or lora (given: {mode}), and "
             f"survival.shard=False (given: {config.survival.shard})"
         )
+    if model.tuned:
+        raise OptionError(
+            "optim.lower_frozen would round what the earlier stage has trained, which is saved "
+            "with this run's own weights; leave it out"
+        )
     state = model.state_dict()
     names = checkpoints.frozen_names(model)
     return model.lower_frozen(dtype, checkpoints.fingerprint({name: state[name] for name in names}))

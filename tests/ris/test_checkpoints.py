@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from ris import checkpoints
+from ris import Predictor, checkpoints
 from ris.cli import main
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
@@ -146,3 +147,87 @@ def test_convert_to_the_released_layout_and_back(tmp_path, released_file):
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 2
+
+
+def test_a_later_stage_keeps_what_an_earlier_one_has_tuned(tmp_path, sd_folder):
+    """Fine-tuned first, frozen then: the UNet is no longer the source's, and goes on with the
+    rest."""
+    first = system("finetune", sd_folder)
+    with torch.no_grad():
+        for parameter in first.backbone.unet.parameters():
+            if parameter.requires_grad:  # two layers behind the features never are
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    checkpoints.save(first, tmp_path / "first")
+    second = system("frozen", sd_folder)
+    checkpoints.start_from(second, tmp_path / "first")
+    assert torch.equal(answer(first), answer(second))
+    checkpoints.save(second, tmp_path / "second")
+    again = checkpoints.load(tmp_path / "second")
+    assert torch.equal(answer(again), answer(second))
+    with safe_open(tmp_path / "second" / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert any(name.startswith("backbone.unet.") for name in names)
+    assert not any(name.startswith("backbone.vae.") for name in names)
+
+
+def test_a_later_stage_without_a_place_for_lora_is_refused(tmp_path, sd_folder):
+    checkpoints.save(system("lora", sd_folder), tmp_path / "first")
+    with pytest.raises(CheckpointError, match="pass --unet_mode lora"):
+        checkpoints.start_from(system("frozen", sd_folder), tmp_path / "first")
+    checkpoints.start_from(system("lora", sd_folder), tmp_path / "first")
+
+
+def test_a_whole_folder_pads_as_its_source_does(tmp_path, sd_folder):
+    """Stable Diffusion 2.x pads with "!"; a padded place is a token like any other to the UNet."""
+    import shutil
+
+    folder = tmp_path / "sd2"
+    shutil.copytree(sd_folder, folder)
+    parts = load_components(folder, ZOO["tiny"])
+    parts.tokenizer.pad_token = "!"
+    parts.tokenizer.save_pretrained(folder / "tokenizer")
+    model = system("frozen", folder)
+    assert model.backbone.tokenizer.pad_token_id == 0
+    assert not torch.equal(answer(model), answer(system("frozen", sd_folder)))
+    Predictor(model, 64, "cpu").save_pretrained(tmp_path / "whole", whole=True)
+    shutil.rmtree(folder)
+    again = checkpoints.load(tmp_path / "whole")
+    assert torch.equal(answer(again), answer(model))
+
+
+def test_a_head_of_mmsegmentation_begins_as_the_stage_before_left_it(tmp_path, train_arguments):
+    """Its own initial values are drawn before, not over what was read."""
+    head = "model.head={'type':'mmseg.UPerHead','channels':8}"
+    first = [*train_arguments, "--logdir", str(tmp_path / "1"), "--epochs", "1"]
+    assert main([*first, "--output-dir", str(tmp_path), "--set", head]) == 0
+    folder = tmp_path / "model_best_refshapes"
+    second = [*train_arguments, "--logdir", str(tmp_path / "2"), "--epochs", "1", "--init"]
+    second += [str(folder), "--output-dir", str(tmp_path / "2"), "--lr", "1e-12"]
+    assert main([*second, "--set", head, "optim.weight_decay=0"]) == 0
+    before, behind = (
+        load_file(place / "model.safetensors") for place in (folder, tmp_path / "2" / folder.name)
+    )
+    name = next(name for name in before if name.endswith("conv_seg.weight"))
+    assert torch.allclose(before[name], behind[name], atol=1e-6)
+
+
+def test_another_runs_score_is_none_to_beat(tmp_path, train_arguments, capsys):
+    """Runs share a folder for their best weights unless told otherwise."""
+    out = ["--output-dir", str(tmp_path)]
+    run = [*train_arguments, *out, "--epochs", "1", "--logdir"]
+    assert main([*run, str(tmp_path / "a")]) == 0
+    card = tmp_path / "model_best_refshapes" / "config.json"
+    content = json.loads(card.read_text())
+    content["info"]["val_oIoU"] = 99.0
+    card.write_text(json.dumps(content))
+    capsys.readouterr()
+    # One that begins anew; and one that is resumed and has never been validated.
+    assert main([*run, str(tmp_path / "b")]) == 0
+    own = json.loads((tmp_path / "b" / "metrics.json").read_text())["best_val_oIoU"]
+    assert own < 99
+    assert checkpoints.read_config(card.parent)["info"]["val_oIoU"] == own
+    assert "weights of another run" in capsys.readouterr().out
+    card.write_text(json.dumps(content))
+    more = [*train_arguments, *out, "--epochs", "2", "--resume", "auto", "--logdir"]
+    assert main([*more, str(tmp_path / "b")]) == 0
+    assert json.loads((tmp_path / "b" / "metrics.json").read_text())["best_val_oIoU"] < 99

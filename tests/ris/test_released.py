@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from ris import Predictor, checkpoints
 from ris.engine.optim import parameter_groups
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from ris.released import load_released, released_names, released_state, save_released
 from vpd import DiffusionBackbone, WeightsError, files
+from vpd.text import clip_tokenizer
 from vpd.weights import Components, encoder_only
 from vpd.zoo import ZOO
 
@@ -236,3 +239,20 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     torch.save(argparse.Namespace(a=1), tmp_path / "namespace.pth")
     with pytest.raises(WeightsError, match="holds a Namespace"):
         load_released(tmp_path / "namespace.pth")
+
+
+def test_what_came_from_a_released_file_is_saved_whole(released_file, tmp_path):
+    """That file has no text encoder, so nobody could find the frozen weights there again."""
+    text = tmp_path / "clip"
+    width = load_released(released_file, HEADS).backbone.text_channels
+    config = CLIPTextConfig(
+        hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=2
+    )
+    CLIPTextModel(config).save_pretrained(text)
+    clip_tokenizer().save_pretrained(text)
+    model = load_released(released_file, HEADS, text=text)
+    Predictor(model, 64, "cpu").save_pretrained(tmp_path / "mine")
+    again = checkpoints.load(tmp_path / "mine")
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(picture, ["a cat"]), model(picture, ["a cat"]))

@@ -206,7 +206,6 @@ def guarded(clip: float | None = None) -> tuple[nn.Module, GuardedOptimWrapper]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    running = [model[1].running_mean, model[1].running_var]
     return model, GuardedOptimWrapper(
         optimizer, device="cpu", dtype=None, clip=clip, running=[model[1]]
     )
@@ -242,7 +241,7 @@ def test_a_bad_step_leaves_no_trace(clip, value):
 
 
 def test_statistics_are_found_where_the_model_was_moved_to():
-    """Moving a model replaces its buffers; so does a change of type, which needs no other device."""
+    """Moving a model replaces its buffers; so does a change of type, on one device."""
     model, wrapper = guarded()
     model.double()
     train(model, wrapper, [torch.full((4, 3), float("nan"), dtype=torch.float64)])
