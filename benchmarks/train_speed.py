@@ -143,11 +143,13 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     image = normalise(picture.to(device)).expand(batch, -1, -1, -1)
     masks = masks.to(device).to(torch.uint8)
 
+    names = [str(number) for number in range(batch)]
+
     def step() -> None:
         if way == "published":
             model.backbone._text_cache.clear()
         with autocast(device, arguments.precision):
-            loss = model(image, asked, masks, mode="loss", image_id=list(range(batch)))["loss"]
+            loss = model(image, asked, masks, mode="loss", picture=names)["loss"]
         wrapper.update_params(loss)
 
     step()  # fills the caches and the optimizer's moments

@@ -71,7 +71,7 @@ class GroundRefer(VPDRefer):
         masks: Tensor | None = None,
         mode: str = "tensor",
         picture_index: Tensor | None = None,
-        file_names: Sequence[str] | None = None,
+        pictures: Sequence[str] | None = None,
         content: Sequence[bytes] | None = None,
         **unused: Any,
     ) -> Any:
@@ -88,7 +88,7 @@ class GroundRefer(VPDRefer):
         pairs = [(int(start), int(end)) for start, end in spans.tolist()]
         owners = caption_of_phrase.tolist()
         if mode == "loss":
-            latent = self._cached_latent(image, file_names, content)
+            latent = self._cached_latent(image, pictures, content)
         else:
             latent = self.backbone.encode_image(image)
         if picture_index is None:

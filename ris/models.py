@@ -22,17 +22,16 @@ from vpd import DiffusionBackbone, FeaturePyramid, convolution
 from vpd.cache import TensorCache
 from vpd.precision import lower
 
+READ_BY_THE_HOST = ("picture_index", "caption_of_phrase", "spans")
+
 
 class PicturePreprocessor(BaseDataPreprocessor):
     """Moves a batch to the model's device and turns uint8 pictures into floats in [-1, 1] there."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        index = data.get("picture_index")
-        data = self.cast_data(data)
-        if index is not None:
-            data["picture_index"] = (
-                index  # the host reads it: from the device it would have to wait
-            )
+        # What the host reads stays with it: from the device it would have to wait for it.
+        read = {name: data[name] for name in READ_BY_THE_HOST if name in data}
+        data = {**self.cast_data(data), **read}
         if data["image"].dtype == torch.uint8:
             data["image"] = normalise(data["image"])
         return data
@@ -46,7 +45,7 @@ class VPDRefer(BaseModel):
         head: config of the mask head (`type='VPDDecoder'` or `type='mmseg.<head>'`).
         class_weight: loss weights of background and referred pixels.
         sentence_batch: pairs run through the UNet at once when predicting.
-        latent_cache_mb: latents of training pictures kept in memory, by picture id; 0 keeps none.
+        latent_cache_mb: latents of training pictures kept in memory, by path; 0 keeps none.
             The picture is never augmented and the VAE never trained, so they cannot go stale.
         cache_dir: folder where latents of training pictures and text features are kept on disk, for
             every run with the same weights and sizes; None keeps none.
@@ -87,7 +86,7 @@ class VPDRefer(BaseModel):
         self.frozen_fingerprint: str | None = None
         self.tuned: set[str] = set()  # names of weights that an earlier stage trained
         self.latent_cache_bytes = latent_cache_mb * 2**20
-        self._latents: OrderedDict[int | str, Tensor] = OrderedDict()
+        self._latents: OrderedDict[str, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
         self._latents_on_disk: TensorCache | None = None
         if cache_dir is not None:
@@ -99,7 +98,7 @@ class VPDRefer(BaseModel):
         text: Sequence[str] | Tensor,
         mask: Tensor | None = None,
         mode: str = "tensor",
-        image_id: Sequence[int] | None = None,
+        picture: Sequence[str] | None = None,
         picture_index: Tensor | None = None,
         content: Sequence[bytes] | None = None,
         **truth: Any,
@@ -108,15 +107,16 @@ class VPDRefer(BaseModel):
         evaluator, read of a batch.
 
         image float [P, 3, H, W] in [-1, 1]; text B sentences or features [B, T, D]; mask uint8
-        [B, H, W]; picture_index int64 [B] into the pictures (absent: P equals B); content: digests
-        of the pictures, by which their latents are kept on disk.
+        [B, H, W]; picture: names of the pictures, by which their latents are kept in memory;
+        picture_index int64 [B] into the pictures (absent: P equals B); content: digests of the
+        pictures, by which their latents are kept on disk.
 
         mode `loss` -> {'loss': scalar}; `predict` -> bool masks [B, H, W]; `tensor` -> logits
         float [B, 2, H, W].
         """
         size = image.shape[-2:]
         if mode == "loss":
-            latent = self._cached_latent(image, image_id, content)
+            latent = self._cached_latent(image, picture, content)
             return self._losses(latent, text, size, picture_index, mask, truth)
         latent = self.backbone.encode_image(image)
         if mode == "predict":
@@ -259,13 +259,13 @@ class VPDRefer(BaseModel):
     def _cached_latent(
         self,
         image: Tensor,
-        image_id: Sequence[int] | Sequence[str] | None,
+        names: Sequence[str] | None,
         content: Sequence[bytes] | None = None,
     ) -> Tensor:
         on_disk = self._disk(image) if content is not None else None
-        if image_id is None or not (self.latent_cache_bytes or on_disk is not None):
+        if names is None or not (self.latent_cache_bytes or on_disk is not None):
             return self.backbone.encode_image(image)
-        ids = [i if isinstance(i, str) else int(i) for i in image_id]
+        ids = list(names)
         found = {i: self._latents[i] for i in ids if i in self._latents}
         # One row for every picture not seen before, however often it stands in the batch.
         fresh = {i: row for row, i in enumerate(ids) if i not in found}
@@ -284,7 +284,9 @@ class VPDRefer(BaseModel):
         for i in ids:
             if (len(self._latents) + 1) * size <= self.latent_cache_bytes:
                 self._latents.setdefault(i, found[i].cpu())
-        return torch.stack([found[i].to(image.device) for i in ids])
+        if fresh:
+            return torch.stack([found[i].to(image.device) for i in ids])
+        return torch.stack([found[i] for i in ids]).to(image.device)  # one transfer for all
 
     def _disk(self, image: Tensor) -> TensorCache | None:
         if self._latents_on_disk is None and self.cache_dir is not None:

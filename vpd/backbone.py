@@ -175,19 +175,20 @@ class DiffusionBackbone(nn.Module):
                 "model with one (text='openai/clip-vit-large-patch14' or a folder), or pass text "
                 "features"
             )
+        device = next(self.unet.parameters()).device
         found = {s: self._text_cache[s] for s in sentences if s in self._text_cache}
         kept = self._texts_on_disk
         if kept is not None:
             for sentence in set(sentences) - set(found):
                 stored = kept.get(cache.digest_of(sentence.encode()))
                 if stored is not None:
-                    found[sentence] = stored
+                    found[sentence] = stored.to(device)  # once, and not at every use
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
             features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
             for sentence, feature in zip(fresh, features, strict=True):
                 if kept is not None:
-                    feature = kept.put(cache.digest_of(sentence.encode()), feature)
+                    feature = kept.put(cache.digest_of(sentence.encode()), feature).to(device)
                 found[sentence] = feature
         for sentence in found:
             self._text_cache[sentence] = found[sentence].detach()
@@ -195,7 +196,6 @@ class DiffusionBackbone(nn.Module):
         size = next(iter(found.values())).nbytes
         while len(self._text_cache) * size > TEXT_CACHE_BYTES:
             self._text_cache.popitem(last=False)
-        device = next(self.unet.parameters()).device
         return torch.stack([found[s].to(device) for s in sentences])
 
     def fast_convolutions(self) -> int:

@@ -20,11 +20,11 @@ def collate_refs(items: Sequence[Item]) -> Batch:
     """B items of `RefDataset` to one batch, a dict of
 
     image uint8 [B, 3, H, W], mask uint8 [B, H, W], lists of B: text, ref_id, sent_id, image_id,
-    n_targets (and content, where the items have it); broken, a list of what could not be read, is
-    there when something could not.
+    picture, n_targets (and content, where the items have it); broken, a list of what could not be
+    read, is there when something could not.
     """
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "mask")}
-    listed = ("text", "ref_id", "sent_id", "image_id", "n_targets")
+    listed = ("text", "ref_id", "sent_id", "image_id", "picture", "n_targets")
     batch = {**stacked, **{name: [item[name] for item in items] for name in listed}}
     if all("content" in item for item in items):
         batch["content"] = [item["content"] for item in items]
@@ -81,7 +81,7 @@ def collate_phrases(items: Sequence[Item]) -> Batch:
     boxes              float32 [S, 4]
     truth, types, keys                      lists of S, as in the items
     ids                                     C strings
-    image_ids, file_names, original_sizes   lists of P
+    image_ids, file_names, pictures (paths), original_sizes   lists of P
     """
     counts = [len(item["captions"]) for item in items]
     before = [sum(counts[:place]) for place in range(len(counts))]
@@ -97,6 +97,7 @@ def collate_phrases(items: Sequence[Item]) -> Batch:
         **{name: _joined(items, name) for name in ("truth", "types", "keys", "ids")},
         "image_ids": [item["image_id"] for item in items],
         "file_names": [item["file_name"] for item in items],
+        "pictures": [item["picture"] for item in items],
         "original_sizes": [item["original_size"] for item in items],
     }
     if all("masks" in item for item in items):

@@ -15,8 +15,7 @@ from refer.datasets.source import Item, Ref
 class MixedRefs(ConcatDataset[Item]):
     """The items of every part one after the other, as gRefCOCO is trained together with RefCOCO.
 
-    The parts' ids may be the same for different things. Latents are kept by picture id, so parts
-    that share picture ids must share pictures, as the COCO data sets do.
+    The parts' ids may be the same for different things; pictures are told apart by their paths.
     """
 
     def __init__(self, parts: Sequence[RefDataset]) -> None:

@@ -40,6 +40,7 @@ class PhraseDataset(Dataset[Item]):
         image              uint8 [3, H, W], RGB, squashed to `size`
         image_id           int or str
         file_name          str
+        picture            str, its path, which is another for every picture of a mixture
         original_size      (H0, W0)
         captions           C strings, whole; one with `group` 'caption'
         ids                C strings, the records' ids
@@ -162,6 +163,7 @@ class PhraseDataset(Dataset[Item]):
             "image": image,
             "image_id": first.image_id,
             "file_name": first.file_name,
+            "picture": str(self._paths[first.id]),
             "original_size": (first.height, first.width),
             "captions": [record.caption for record in records],
             "ids": [record.id for record in records],

@@ -23,6 +23,7 @@ class RefDataset(ReferSplit):
         mask      uint8 [H, W] in {0, 1}
         text      str
         ref_id, sent_id, image_id   int
+        picture   str, the path, which is another for every picture of a mixture
         n_targets   int, objects the sentence names; 1 but in generalized data sets
 
     Args:
@@ -133,6 +134,7 @@ class RefDataset(ReferSplit):
             "ref_id": ref.ref_id,
             "sent_id": sentence.sent_id,
             "image_id": ref.picture.image_id,
+            "picture": str(ref.picture.path),
             "n_targets": len(ref.targets),
         }
         if self.content:

@@ -19,7 +19,13 @@ from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
 from refer import REFER
-from refer.datasets import PictureDataset, RefDataset, collate_pictures, collate_refs
+from refer.datasets import (
+    MixedRefs,
+    PictureDataset,
+    RefDataset,
+    collate_pictures,
+    collate_refs,
+)
 from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
 from refer.sentences import draw
 
@@ -402,3 +408,13 @@ def test_real_data(shared: Path, name: str, split_by: str, splits: list[str]) ->
         layers = coco.decode(coco.frPyObjects(ann["segmentation"], height, width)).sum(2)
         rows, columns = ((2 * np.arange(512) + 1) * side // 1024 for side in (height, width))
         assert np.array_equal(item["masks"][0].numpy(), (layers == 1)[rows][:, columns])
+
+
+def test_a_mixture_tells_pictures_of_one_id_apart(tmp_path: Path) -> None:
+    parts = [RefDataset(REFER(write(tmp_path / name, REFS)), "train", 16) for name in "ab"]
+    mixed = MixedRefs(parts)
+    assert len(mixed) == 6
+    batch = collate_refs([mixed[0], mixed[3]])
+    assert batch["image_id"][0] == batch["image_id"][1]
+    assert batch["picture"][0] != batch["picture"][1]
+    assert all(Path(path).is_file() for path in batch["picture"])

@@ -16,7 +16,7 @@ from ris.engine import optim, report, settings
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
 from ris.errors import OptionError
-from ris.models import PicturePreprocessor, VPDRefer
+from ris.models import READ_BY_THE_HOST, PicturePreprocessor, VPDRefer
 from vpd import DiffusionBackbone
 
 
@@ -233,7 +233,7 @@ def test_a_training_step_reads_nothing_from_the_device(mode):
     before = model.backbone.adapter.gamma.detach().clone()
 
     def step() -> None:
-        wrapper.update_params(model(image, words, mask, mode="loss", image_id=[1, 2])["loss"])
+        wrapper.update_params(model(image, words, mask, mode="loss", picture=["1", "2"])["loss"])
 
     step()
     with Readings() as readings:
@@ -255,6 +255,7 @@ def test_which_picture_a_sentence_is_asked_of_is_known_to_the_host():
     assert [part[0].shape[0] for part in parts] == [1, 1]
     assert [part[2].tolist() for part in parts] == [[0, 0], [0]]
     preprocessor = PicturePreprocessor().to("meta")
-    batch = preprocessor({"image": torch.zeros(1, 3, 64, 64), "picture_index": torch.tensor([0])})
+    read = {name: torch.tensor([0]) for name in READ_BY_THE_HOST}
+    batch = preprocessor({"image": torch.zeros(1, 3, 64, 64), **read})
     assert batch["image"].device.type == "meta"
-    assert batch["picture_index"].device.type == "cpu"
+    assert {batch[name].device.type for name in read} == {"cpu"}

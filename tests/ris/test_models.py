@@ -226,11 +226,26 @@ def test_cached_latents_give_the_same_loss():
     losses = []
     for system in (plain, cached, cached):
         system.eval()
-        loss = system(image, ["a", "b"], mask, mode="loss", image_id=[7, 9])["loss"]
+        loss = system(image, ["a", "b"], mask, mode="loss", picture=["7", "9"])["loss"]
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert losses[2] == losses[1]
-    assert set(cached._latents) == {7, 9}
+    assert set(cached._latents) == {"7", "9"}
+
+
+def test_pictures_of_one_id_keep_their_own_latents():
+    """Data sets of a mixture number their pictures each for itself; paths tell them apart."""
+    torch.manual_seed(0)
+    cached = VPDRefer(
+        DiffusionBackbone.from_name("tiny", "random", token_length=8), latent_cache_mb=64
+    ).eval()
+    image, mask = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.uint8)
+    with torch.no_grad():
+        for _ in range(2):
+            cached(image, ["a", "b"], mask, mode="loss", image_id=[5, 5], picture=["x/5", "y/5"])
+        for row, name in enumerate(("x/5", "y/5")):
+            expected = cached.backbone.encode_image(image[row : row + 1])[0]
+            assert torch.equal(cached._latents[name], expected)
 
 
 def test_a_full_latent_cache_takes_no_more(model):
@@ -238,7 +253,7 @@ def test_a_full_latent_cache_takes_no_more(model):
     image, mask = torch.zeros(5, 3, 64, 64), torch.zeros(5, 64, 64, dtype=torch.uint8)
     one = model.backbone.encode_image(image[:1])
     system.latent_cache_bytes = 3 * one.numel() * one.element_size()
-    system(image, list("abcde"), mask, mode="loss", image_id=[1, 2, 3, 4, 5])
+    system(image, list("abcde"), mask, mode="loss", picture=list("12345"))
     assert len(system._latents) == 3
 
 
@@ -272,7 +287,7 @@ def test_latents_and_texts_on_disk_give_the_same_losses_and_spare_the_encoders(
     content, texts = [b"1" * 32, b"2" * 32], ["a red thing", "the blue one"]
 
     def loss(system, content):
-        return system(image, texts, mask, mode="loss", image_id=[1, 2], content=content)["loss"]
+        return system(image, texts, mask, mode="loss", picture=["1", "2"], content=content)["loss"]
 
     plain = loss(VPDRefer(model.backbone, model.head_config, latent_cache_mb=1), None)
     kept = {"cache_dir": str(tmp_path), "latent_cache_mb": 0}
