@@ -53,7 +53,7 @@ def ground_pictures(
             spans += own
             captions.append(caption)
             pictures.append(number)
-    index = torch.tensor(pictures, device=latents.device)
+    index = torch.tensor(pictures)
     with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
         answers = model.ground(latents, captions, owners, spans, square, index)
     counts = text.token_counts(model.backbone.tokenizer, captions)

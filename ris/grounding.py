@@ -128,6 +128,7 @@ class GroundRefer(VPDRefer):
             inside=(place >= first) & (place < last),
             caption=torch.tensor(asked.caption, device=device),
             alone=backbone.encode_text(asked.phrases)[each, alone],
+            owners=asked.caption,
         )
         pyramid = self.pyramid(latent, text, index)
         maps = tuple(pyramid.maps[level] for level in sorted(pyramid.maps))
@@ -159,10 +160,11 @@ class GroundRefer(VPDRefer):
             if not own:
                 continue
             # Only the pictures of this part: the UNet's picture-only work runs once for each.
-            pictures, index = picture_index.to(latent.device)[part].unique(return_inverse=True)
+            # On the host, since how many they are would have to be read from the device.
+            pictures, index = picture_index[part].cpu().unique(return_inverse=True)
             owners = [caption_of_phrase[i] - start for i in own]
             asked = self.asked(captions[part], owners, [spans[i] for i in own])
-            output = self.output(latent[pictures], asked, index)
+            output = self.output(latent.index_select(0, pictures.to(latent.device)), asked, index)
             boxes: Sequence[Tensor | None] = [None] * len(own)
             masks: Sequence[Tensor | None] = [None] * len(own)
             if output.boxes is not None:

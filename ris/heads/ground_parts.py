@@ -7,6 +7,7 @@ a caption, T tokens, D text channels, d width, N cells or tokens, h w cells, L d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 class PhraseInput(NamedTuple):
     """What the words say: text float [C, T, D]; words bool [C, T], no padding there; inside bool
     [S, T], tokens of the phrase; caption int64 [S]; alone float [S, D], the phrase by itself; maps:
-    where each token looked, [C, T, h_l, w_l] a level, finest first, of a backbone that says so."""
+    where each token looked, [C, T, h_l, w_l] a level, finest first, of a backbone that says so;
+    owners: `caption` once more, on the host."""
 
     text: Tensor
     words: Tensor
     inside: Tensor
     caption: Tensor
     alone: Tensor
+    owners: Sequence[int]
     maps: tuple[Tensor, ...] = ()
 
 
@@ -178,18 +181,21 @@ def pool_tokens(scores: Tensor, key: Tensor, values: Tensor, inside: Tensor) -> 
 class Slots:
     """Phrases of all captions, side by side [S, ...], against by caption [C, K, ...]."""
 
-    def __init__(self, caption: Tensor, captions: int) -> None:
-        count = torch.bincount(caption, minlength=captions)
-        order = torch.argsort(caption, stable=True)
-        rank = torch.empty_like(caption)
-        before = count.cumsum(0) - count
-        rank[order] = torch.arange(len(caption), device=caption.device) - before[caption[order]]
-        self.caption, self.rank = caption, rank
-        self.shape = captions, max(1, int(count.max()) if len(count) else 1)
-        self.absent = torch.ones(self.shape, dtype=torch.bool, device=caption.device)
-        self.absent[caption, rank] = False
+    def __init__(self, owners: Sequence[int], captions: int, device: torch.device) -> None:
+        # On the host: sizes that depend on values would have to wait for the device.
+        taken = [0] * captions
+        rank = []
+        for owner in owners:
+            rank.append(taken[owner])
+            taken[owner] += 1
+        self.shape = captions, max(1, *taken)
+        absent = torch.ones(self.shape, dtype=torch.bool)
+        absent[list(owners), rank] = False
         # A caption without phrases would leave its attention nothing to read.
-        self.absent[count == 0] = False
+        absent[[owner for owner, count in enumerate(taken) if not count]] = False
+        self.absent = absent.to(device)
+        both = torch.tensor([list(owners), rank], dtype=torch.int64)
+        self.caption, self.rank = both.to(device)
 
     def spread(self, values: Tensor) -> Tensor:
         """[S, d] -> [C, K, d], zeros where there is no phrase."""

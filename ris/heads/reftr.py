@@ -122,7 +122,7 @@ class RefTRHead(nn.Module):
         for layer in self.encoder:
             tokens = layer(tokens, places, padding)
         content, place = self.query(tokens[:, :count], said)
-        slots = Slots(said.caption, len(tokens))
+        slots = Slots(said.owners, len(tokens), tokens.device)
         phrases, place = slots.spread(content), slots.spread(place)
         answers = []
         for layer in self.decoder:
