@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mmengine.dist import broadcast_object_list
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from ris.engine import loop, state  # loop registers ours
 from ris.engine.hooks import plain_model
-from ris.engine.shard import RefFSDP
 from ris.engine.store import Snapshot
 
 __all__ = ["QuietRunner", "loop"]
@@ -35,6 +36,17 @@ class _Filter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         return not any(noise in message for noise in _NOISE)
+
+
+def initialise(model: BaseModel) -> None:
+    """mmengine's initial values of the heads that have such, without a page of their names."""
+    log = MMLogger.get_current_instance()
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        log.setLevel(level)
 
 
 class QuietRunner(Runner):
@@ -57,10 +69,8 @@ class QuietRunner(Runner):
         (self.run_id,) = said
 
     def _init_model_weights(self) -> None:
-        """Sharded models were initialised before they were sharded: mmengine broadcasts plain
-        tensors only."""
-        if not isinstance(self.model, RefFSDP):
-            super()._init_model_weights()
+        """Left out: see `initialise`, which comes before anything is read into the model, sharded,
+        or copied to other processes."""
 
     def load_or_resume(self) -> None:
         """Put the run back to where its state was saved, if there is one."""

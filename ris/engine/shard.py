@@ -28,7 +28,6 @@ class RefFSDP(nn.Module):
 
     def __init__(self, module: VPDRefer) -> None:
         super().__init__()
-        module.init_weights()  # as the Runner does for models that are not sharded
         for part in module.backbone.unet.modules():
             trained = any(parameter.requires_grad for parameter in part.parameters())
             if isinstance(part, (ResnetBlock2D, Transformer2DModel)) and trained:

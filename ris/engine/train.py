@@ -30,7 +30,7 @@ from ris.engine import (
     survival,
     syncnorm,
 )
-from ris.engine.quiet import QuietRunner
+from ris.engine.quiet import QuietRunner, initialise
 from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
 from ris.engine.signals import StopRequest
 from ris.engine.store import Snapshot, Store
@@ -53,7 +53,7 @@ def train(
     refer = task.open(settings["data"])
     torch.manual_seed(config.seed)
     model = build_model(settings)
-    model.init_weights()  # now: the Runner would do it again over what `init` has read
+    initialise(model)  # before `init`, over whose weights the Runner would draw them
     begun = checkpoints.start_from(model, config.init) if config.get("init") else None
     lowered = _lower_frozen(model, config) if config.optim.lower_frozen else 0
     if get_world_size() > 1:
