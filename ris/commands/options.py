@@ -7,6 +7,8 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
+DATASET, BACKBONE = "refcoco", "sd15"  # where neither the command line nor a file says
+
 # option -> (config entry, type); names with an underscore are the published ones.
 ENTRIES: dict[str, tuple[str, Any]] = {
     "--token_length": ("data.token_length", int),
@@ -68,7 +70,7 @@ def add(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
     """Which config is taken, and free entries over it."""
-    parser.add_argument("--dataset", default="refcoco", help="data set (default: %(default)s)")
+    parser.add_argument("--dataset", help=f"data set (default: {DATASET}, or that of --config)")
     parser.add_argument(
         "--task",
         choices=("res", "gres", "grec", "rec", "phrase"),
@@ -76,10 +78,12 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
         "rec: boxes (and masks) of expressions; phrase: of the phrases of captions (default: by "
         "the data set)",
     )
-    parser.add_argument("--config", help="config file, instead of configs/<task>/<dataset>_...")
-    parser.add_argument(
-        "--backbone", default="sd15", help="sd15, sd21 or tiny (default: %(default)s)"
-    )
+    parser.add_argument("--config", help="config file, instead of configs/<task>/<dataset>_...; "
+                        "options that are given are laid over it, --dataset and --backbone too. "
+                        "splitBy, token length and val_dataset of another data set than the file's "
+                        "are that one's defaults")  # fmt: skip
+    parser.add_argument("--backbone", help=f"sd15, sd21 or tiny (default: {BACKBONE}, or that of "
+                        "--config)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="any other config entry"
@@ -115,22 +119,24 @@ def entries(items: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def load_config(arguments: argparse.Namespace) -> Any:
-    """The config these arguments choose, with their overrides."""
+    """The config these arguments choose, with their overrides.
+
+    Raises:
+        OptionError: no such config, or an option that does not fit it (see `settings.load`).
+    """
     from ris.engine import settings
 
-    laid_over = {"data.dataset": arguments.dataset, **overrides(arguments)}
-    task = arguments.task or settings.default_task(arguments.dataset)
+    laid_over = overrides(arguments)
     path = arguments.config
-    if path is None:
-        path = settings.find_config(
-            task, arguments.dataset, arguments.backbone, laid_over.get("data.image_size")
-        )
-        if arguments.backbone in settings.RECIPE_OF:
-            laid_over = {"model.backbone.name": arguments.backbone, **laid_over}
-        laid_over = {"task": task, **laid_over}
-    else:
-        # The file says what data set and task it is for, unless the command line says otherwise.
-        laid_over.pop("data.dataset")
+    if path is not None:
         if arguments.task:
-            laid_over["task"] = arguments.task
-    return settings.load(path, laid_over)
+            laid_over = {"task": arguments.task, **laid_over}
+        chosen = settings.chosen_in(path, arguments.dataset, arguments.backbone, laid_over)
+        return settings.load(path, {**chosen, **laid_over})
+    dataset, backbone = arguments.dataset or DATASET, arguments.backbone or BACKBONE
+    task = arguments.task or settings.default_task(dataset)
+    path = settings.find_config(task, dataset, backbone, laid_over.get("data.image_size"))
+    chosen = {"task": task, "data.dataset": dataset}
+    if backbone in settings.RECIPE_OF:
+        chosen["model.backbone.name"] = backbone
+    return settings.load(path, {**chosen, **laid_over})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from refer.catalog import default_token_length, find_dataset, parts_of
 from refer.evaluation import PROTOCOLS, find_grounding_protocol
 from ris.errors import OptionError
+from vpd.zoo import named
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Backbones that are trained by the recipe of another one, with nothing but the name changed.
@@ -54,15 +56,57 @@ def default_task(dataset: str) -> str:
     return find_dataset(parts_of(dataset)[0]).tasks[0]
 
 
+def read(path: str | Path) -> Config:
+    """A config file as it stands. Raises OptionError where there is none."""
+    if not Path(path).is_file():
+        raise OptionError(f"config {path} does not exist")
+    return Config.fromfile(str(path))
+
+
+def chosen_in(
+    path: str | Path,
+    dataset: str | None,
+    backbone: str | None,
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The overrides that put a data set and a backbone in place of those of config file `path`;
+    None leaves the file's.
+
+    The file's splitBy, token length and set to validate on are of its own data set: with another
+    one they go back to that one's defaults. Everything else of the file stays.
+
+    Raises:
+        OptionError: the file names weights, and another backbone than it names is asked for.
+        vpd.ConfigError, refer.UnknownNameError: there is no such backbone or data set.
+    """
+    config = read(path).to_dict()
+    data, own = config["data"], config["model"]["backbone"]
+    dataset = overrides.get("data.dataset", dataset)
+    found: dict[str, Any] = {}
+    if dataset is not None:
+        found["data.dataset"] = dataset
+        # A mixture is validated on its first part, and takes its splitBy.
+        if parts_of(dataset)[0] != parts_of(data["dataset"])[0]:
+            of_the_set = {"split_by", "token_length", "val_dataset"}
+            found |= {f"data.{name}": None for name in sorted(of_the_set & set(data))}
+    if backbone is not None and named(backbone).name != own["name"]:
+        found["model.backbone.name"] = backbone
+        source = own["source"]
+        if source not in (None, "random") and "model.backbone.source" not in overrides:
+            raise OptionError(
+                f"--backbone {backbone} contradicts {path}, which takes the weights {source!r} of "
+                f"{own['name']}; give --weights too, or leave out --backbone"
+            )
+    return found
+
+
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a config, lay `overrides` ({'data.image_size': 256}) over it, check and complete it.
 
     Raises:
         OptionError: a missing file, an unknown entry, or a value outside its range.
     """
-    if not Path(path).is_file():
-        raise OptionError(f"config {path} does not exist")
-    config = Config.fromfile(str(path))
+    config = read(path)
     known = set(_flat(config.to_dict()))
     for name in overrides or {}:
         # Heads have entries of their own, and a config needs to name only some.

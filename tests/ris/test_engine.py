@@ -17,7 +17,7 @@ from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
 from ris.errors import OptionError
 from ris.models import READ_BY_THE_HOST, PicturePreprocessor, VPDRefer
-from vpd import DiffusionBackbone
+from vpd import ConfigError, DiffusionBackbone
 
 
 def test_the_published_recipe_is_the_default():
@@ -52,6 +52,73 @@ def test_another_backbone_takes_the_recipe_and_not_the_name(task):
     assert own["model"]["backbone"].pop("name") == "sd21"
     assert theirs["model"]["backbone"].pop("name") == "sd15"
     assert own == theirs
+
+
+def config_of(*asked: str):
+    """The config that a command line chooses."""
+    parser = argparse.ArgumentParser()
+    options.add_choice_of_config(parser)
+    options.add(parser, *options.ENTRIES)
+    return options.load_config(parser.parse_args(asked))
+
+
+def test_a_file_is_taken_as_it_stands_unless_options_say_otherwise():
+    file = str(settings.CONFIGS / "res/refcocog_tiny_128.py")
+    own = config_of("--config", file)
+    assert own.to_dict() == settings.load(file).to_dict()
+    assert (own.data.dataset, own.model.backbone.name) == ("refcocog", "tiny")
+    plain = config_of()
+    assert (plain.data.dataset, plain.model.backbone.name) == ("refcoco", "sd15")
+
+
+@pytest.mark.parametrize("asked", [["--dataset", "refcocog"], ["--set", "data.dataset=refcocog"]])
+def test_the_data_set_is_laid_over_a_file(asked):
+    file = str(settings.CONFIGS / "res/refcoco_sd15_512.py")
+    data = config_of("--config", file, *asked).data
+    assert (data.dataset, data.token_length, data.split_by) == ("refcocog", 77, None)
+    assert config_of("--config", file, *asked, "--token_length", "20").data.token_length == 20
+
+
+def test_what_a_file_says_of_its_own_data_set_goes_with_it():
+    file = str(settings.CONFIGS / "res/refcocog_sd15_512.py")
+    data = config_of("--config", file, "--dataset", "refcoco").data
+    assert (data.dataset, data.token_length, data.split_by) == ("refcoco", 40, None)
+    data = config_of("--config", file, "--dataset", "refcoco", "--splitBy", "google").data
+    assert data.split_by == "google"
+    data = config_of("--config", file, "--dataset", "refcocog").data
+    assert (data.token_length, data.split_by) == (77, "umd")
+    stage = str(settings.CONFIGS / "pretrain/vg_sd15_512.py")
+    assert config_of("--config", stage, "--dataset", "vg").data.val_dataset == "refcoco"
+    other = config_of("--config", stage, "--dataset", "refcocog")
+    assert (other.data.val_dataset, other.data.token_length) == (None, 77)
+    # A mixture is validated on its first set, which is the file's.
+    assert config_of("--config", stage, "--dataset", "vg+refcoco").data.val_dataset == "refcoco"
+    masks = str(settings.CONFIGS / "rec/masks/refcoco_sd15_512.py")
+    second = config_of("--config", masks, "--dataset", "refcoco+")
+    assert (second.task, second.data.dataset, second.model.head.answers) == (
+        "rec", "refcoco+", "both",
+    )  # fmt: skip
+
+
+def test_the_backbone_is_laid_over_a_file(tmp_path):
+    file = str(settings.CONFIGS / "res/refcoco_sd15_512.py")
+    found = config_of("--config", file, "--backbone", "sd21").to_dict()
+    assert found["model"]["backbone"].pop("name") == "sd21"
+    theirs = settings.load(file).to_dict()
+    theirs["model"]["backbone"].pop("name")
+    assert found == theirs
+    with pytest.raises(ConfigError, match="'sd99' is unknown"):
+        config_of("--config", file, "--backbone", "sd99")
+    with pytest.raises(OptionError, match="does not exist"):
+        config_of("--config", str(tmp_path / "none.py"), "--backbone", "tiny")
+    weights = tmp_path / "mine.py"
+    text = f"_base_ = [{file!r}]\nmodel = dict(backbone=dict(source='v1-5.ckpt'))\n"
+    weights.write_text(text)
+    assert config_of("--config", str(weights), "--backbone", "sd15").model.backbone.source
+    with pytest.raises(OptionError, match=r"--backbone sd21 contradicts .*'v1-5\.ckpt' of sd15"):
+        config_of("--config", str(weights), "--backbone", "sd21")
+    both = config_of("--config", str(weights), "--backbone", "sd21", "--weights", "v2.ckpt")
+    assert (both.model.backbone.name, both.model.backbone.source) == ("sd21", "v2.ckpt")
 
 
 @pytest.mark.parametrize(
