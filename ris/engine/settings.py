@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPE_OF = {"sd21": "sd15"}
 
 
-def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Path:
+def find_config(task: str, dataset: str, backbone: str, size: int | tuple[int, int] | None) -> Path:
     """configs/<task>/<dataset>_<backbone>_<size>.py; without a size, the only or smallest one.
 
     A mixture of data sets takes the config of its first; grec takes that of gres; rec and phrase
@@ -34,7 +34,7 @@ def find_config(task: str, dataset: str, backbone: str, size: int | None) -> Pat
     folder, sizes = CONFIGS / task, _sizes(task, dataset, backbone)
     if not sizes and task in ("rec", "phrase"):
         sizes = _sizes("phrase" if task == "rec" else "rec", dataset, backbone)
-    if size in sizes:
+    if isinstance(size, int) and size in sizes:
         return sizes[size]
     if sizes:  # another size is one changed number: the option is laid over the config
         return sizes[min(sizes)]
@@ -107,13 +107,17 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
         OptionError: a missing file, an unknown entry, or a value outside its range.
     """
     config = read(path)
-    known = set(_flat(config.to_dict()))
-    for name in overrides or {}:
+    known = _flat(config.to_dict())
+    for name, value in (overrides or {}).items():
         # Heads have entries of their own, and a config needs to name only some.
         if name not in known and not name.startswith(("model.head.", "model.loss_weights.")):
             raise OptionError(
                 f"config entry {name!r} is unknown; {path} has {', '.join(sorted(known))}"
             )
+        if name == "data.image_size":
+            image_size(value)
+        else:
+            _check_kind(name, value, known.get(name))
     laid_over = dict(overrides or {})
     head = laid_over.get("model.head")
     if isinstance(head, dict) and "type" in head:
@@ -123,11 +127,9 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     data = config.data
     if data.token_length is None:
         data.token_length = default_token_length(data.dataset)
-    sides = data.image_size if isinstance(data.image_size, (list, tuple)) else [data.image_size]
-    if any(side < 64 or side % 64 for side in sides):
-        raise OptionError(f"image size {data.image_size} must be a multiple of 64, at least 64")
-    if not 3 <= data.token_length <= 77:
-        raise OptionError(f"token length {data.token_length} is outside 3 to 77 (CLIP's limit)")
+    data.image_size = image_size(data.image_size)
+    if not _whole(data.token_length) or not 3 <= data.token_length <= 77:
+        raise OptionError(f"token length {data.token_length!r} is outside 3 to 77 (CLIP's limit)")
     if config.get("init") is not None and not Path(config.init).is_dir():
         raise OptionError(
             f"init is {config.init!r}; want the folder of a trained system (model_best_...)"
@@ -137,9 +139,40 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     if config.protocol not in PROTOCOLS:
         raise OptionError(f"protocol {config.protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
     for name in ("batch_size", "epochs", "val_interval"):
-        if config.schedule[name] < 1:
-            raise OptionError(f"{name} must be 1 or more, got {config.schedule[name]}")
+        if not _whole(config.schedule[name]) or config.schedule[name] < 1:
+            raise OptionError(f"{name} must be 1 or more, got {config.schedule[name]!r}")
     return config
+
+
+def image_size(value: Any) -> int | tuple[int, int]:
+    """The side of the square that pictures are squashed to, or (height, width); a list, as --set
+    and JSON have it, becomes a tuple.
+
+    Raises OptionError for anything but a multiple of 64, or two of them.
+    """
+    pair = isinstance(value, (list, tuple))
+    sides = tuple(value) if pair else (value,)
+    fits = all(_whole(side) and side >= 64 and side % 64 == 0 for side in sides)
+    if not fits or len(sides) != (2 if pair else 1):
+        raise OptionError(
+            f"image size {value!r} must be a multiple of 64, at least 64, or two of them: "
+            "[height, width]"
+        )
+    return (sides[0], sides[1]) if pair else sides[0]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_kind(name: str, value: Any, current: Any) -> None:
+    """Raise OptionError for what is no number where the config has one, or True or False: 'false'
+    would count as true, and other values fail only where the number is used."""
+    if isinstance(value, (str, list, tuple, dict)) and isinstance(current, (int, float)):
+        wanted = "True or False" if isinstance(current, bool) else "a number"
+        raise OptionError(
+            f"config entry {name} wants {wanted}, got {value!r}; the config has {current}"
+        )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

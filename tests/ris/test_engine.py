@@ -171,6 +171,36 @@ def test_overrides_are_checked():
         settings.load(path.with_name("none.py"))
 
 
+def test_a_picture_may_be_oblong():
+    assert config_of("--set", "data.image_size=[256,512]").data.image_size == (256, 512)
+    assert config_of("--img_size", "256").data.image_size == 256
+
+
+@pytest.mark.parametrize(
+    "value", ["abc", "[256]", "[256,512,512]", "100", "[256,100]", "None", "True", "256.0", "{}"]
+)
+def test_a_size_of_another_kind_is_refused(value):
+    with pytest.raises(OptionError, match=r"multiple of 64.*\[height, width\]"):
+        config_of("--set", f"data.image_size={value}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("data.token_length=abc", "wants a number"),
+        ("optim.lr=fast", "wants a number"),
+        ("optim.lr=[1e-3]", "wants a number"),
+        ("optim.in_backward=false", "wants True or False"),
+        ("data.token_length=12.5", "outside 3 to 77"),
+        ("schedule.epochs=1.5", "epochs must be 1 or more"),
+        ("schedule.batch_size=None", "batch_size must be 1 or more"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(entry, wanted):
+    with pytest.raises(OptionError, match=wanted):
+        config_of("--dataset", "refcocog", "--set", entry)
+
+
 def test_a_pictures_refs_stay_together():
     pictures = [5, 5, 7, 5, 9, 7]
     batches = EpochBatches(pictures, batch_size=6, seed=3)
