@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ris.commands import loading
 
+TOLERANCE = 1e-3
+FOR_ONNX = ("img_size", "picture", "sentences", "tolerance")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="checkpoint folder, Hub id of one, or released .pth")
@@ -23,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       "to (default: the checkpoint's, or 512)")  # fmt: skip
     onnx.add_argument("--picture", help="to compare torch and ONNX on (default: a generated one)")
     onnx.add_argument("--sentences", nargs="+", help="two or more to compare on")
-    onnx.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of logits, "
-                      "relative to the largest logit (default: %(default)s)")  # fmt: skip
+    onnx.add_argument("--tolerance", type=float, help="largest difference of logits, relative to "
+                      f"the largest logit (default: {TOLERANCE})")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,6 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     kind = arguments.to or ("pth" if target.suffix == ".pth" else "folder")
     if target.exists():
         raise OptionError(f"{target} exists; name a new file or folder")
+    given = [f"--{name}" for name in FOR_ONNX if getattr(arguments, name) is not None]
+    if given and kind != "onnx":
+        raise OptionError(f"{', '.join(given)}: for ONNX only; add --to onnx, or leave it out")
     if kind == "onnx":
         _to_onnx(arguments, target)
     else:
@@ -58,6 +64,7 @@ def _to_torch(arguments: argparse.Namespace, target: Path, kind: str) -> None:
 
 def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
     from ris import onnx_export
+    from ris.engine.settings import image_size
     from ris.errors import OptionError
     from ris.predictor import Predictor
 
@@ -70,14 +77,14 @@ def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
     predictor = Predictor.from_pretrained(
         source, device="cpu", dtype="float32", compiled=False, attention_kernel="sdpa", **extra
     )
-    if arguments.img_size:
-        predictor.image_size = arguments.img_size
+    if arguments.img_size is not None:
+        predictor.image_size = image_size(arguments.img_size)
     picture, sentences = onnx_export.generated(onnx_export.square(predictor))
     found = onnx_export.export(
         predictor,
         target,
         arguments.picture or picture,
         arguments.sentences or sentences,
-        tolerance=arguments.tolerance,
+        tolerance=TOLERANCE if arguments.tolerance is None else arguments.tolerance,
     )
     print(f"onnxruntime against torch: {found}")

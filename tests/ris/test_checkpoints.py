@@ -231,3 +231,27 @@ def test_another_runs_score_is_none_to_beat(tmp_path, train_arguments, capsys):
     more = [*train_arguments, *out, "--epochs", "2", "--resume", "auto", "--logdir"]
     assert main([*more, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["best_val_oIoU"] < 99
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--img_size", "64", "--tolerance", "0.001"], "--img_size, --tolerance: for ONNX only"),
+        (["--sentences", "a", "b"], "--to onnx"),
+        (["--num_heads", "3"], "--num_heads is for a released .pth"),
+        (["--num_heads", "8"], "--num_heads is for a released .pth"),
+        (["--text", "x"], "--text is for a released .pth"),
+    ],
+)
+@pytest.mark.parametrize("target", ["new", "new.pth"])
+def test_options_that_convert_would_ignore_are_refused(tmp_path, capsys, extra, message, target):
+    (tmp_path / "folder").mkdir()  # refused before anything is read of it
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / target), *extra]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / target).exists()
+
+
+def test_a_number_of_heads_is_one_or_more(tmp_path, released_file, capsys):
+    arguments = ["convert", str(released_file), str(tmp_path / "new"), "--num_heads", "0"]
+    assert main(arguments) == 2
+    assert "--num_heads is 0; want 1 or more" in capsys.readouterr().err
