@@ -1,4 +1,4 @@
-"""Score a checkpoint: the released .pth or a folder written by training."""
+"""Score a checkpoint: the released .pth, or a folder written by training, here or on the Hub."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ris.commands import options
+from ris.commands import loading, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_choice_of_config(parser)
     parser.add_argument("--resume", "--checkpoint", dest="checkpoint", required=True,
-                        help="released .pth, or folder with model.safetensors")  # fmt: skip
+                        help="released .pth, folder with model.safetensors, or Hub id of "
+                        "one")  # fmt: skip
     parser.add_argument("--split", default="val", help="val, testA, testB, test, ...")
     parser.add_argument("--logdir", help="where metrics.json and the records go "
                         "(default: work_dirs/test/<checkpoint>_<dataset>_<split>)")  # fmt: skip
-    parser.add_argument("--text", help="CLIP text encoder for a released .pth "
-                        "(default: openai/clip-vit-large-patch14)")  # fmt: skip
-    parser.add_argument("--num_heads", type=int, default=8, help="attention heads of a released "
-                        ".pth that is not Stable Diffusion 1.x's 8")  # fmt: skip
+    loading.add_released(parser)
     parser.add_argument("--keep-masks", action="store_true",
                         help="keep predicted masks in the records, to rescore them")  # fmt: skip
     parser.add_argument("--report", action="store_true", help="also write report_<split>.html: "
@@ -40,38 +38,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     config = options.load_config(arguments)
-    from ris.checkpoints import read_config
     from ris.engine.evaluate import evaluate
     from ris.errors import OptionError
+    from ris.hub import fetch, is_hub_id
     from vpd import trades
 
     if arguments.report and config.task != "res":
         raise OptionError(
             f"--report is for task res, not {config.task}: its result files hold counts only"
         )
-    checkpoint = Path(arguments.checkpoint)
     backbone = config.model.backbone
+    # What is of the other kind of weights is refused before anything is fetched.
+    extra = loading.chosen(
+        arguments, arguments.checkpoint, backbone.source, "--weights (model.backbone.source)"
+    )
+    checkpoint = Path(arguments.checkpoint)
+    if is_hub_id(arguments.checkpoint):
+        checkpoint = fetch(arguments.checkpoint)
+    asked = options.overrides(arguments)
     work_dir = arguments.logdir or (
         f"work_dirs/test/{checkpoint.stem}_{config.data.dataset}_{arguments.split}"
     )
-    extra: dict[str, Any] = {"attention_kernel": backbone.attention_kernel}
     # What changes speed is the checkpoint's own, unless it is asked for here.
-    asked = options.overrides(arguments)
+    if "model.backbone.attention_kernel" in asked:
+        extra["attention_kernel"] = backbone.attention_kernel
     for name in ("compiled", "channels_last"):
         if backbone[name] or f"model.backbone.{name}" in asked:
             extra[name] = backbone[name]
     if trades.names(backbone.trades) or any("model.backbone.trades" in entry for entry in asked):
         extra["trades"] = backbone.trades.to_dict()
-    if not checkpoint.is_dir():
-        if config.model.backbone.source:
-            raise OptionError(f"{checkpoint} brings its own weights; leave out --weights")
-        extra |= {"text": arguments.text, "config": {"num_heads": arguments.num_heads}}
-    else:
-        if config.model.backbone.source:
-            extra["weights_source"] = config.model.backbone.source
-        trained_at = read_config(checkpoint)["info"].get("image_size")
-        if trained_at and "data.image_size" not in asked:
-            config.data.image_size = trained_at
+    if checkpoint.is_dir() and "data.image_size" not in asked:
+        _take_size(config, checkpoint, arguments.config)
     result = evaluate(
         config,
         str(checkpoint),
@@ -86,6 +83,24 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"scores and protocol: {work_dir}/metrics.json")
     if arguments.report:
         _report(config, Path(work_dir), arguments.split, result)
+
+
+def _take_size(config: Any, checkpoint: Path, file: str | None) -> None:
+    """Score at the size the checkpoint was trained at, unless a config file was given: what that
+    says counts, and a difference is said."""
+    from ris.checkpoints import read_config
+    from ris.engine.settings import image_size
+
+    trained_at = read_config(checkpoint)["info"].get("image_size")
+    if not trained_at or image_size(trained_at) == config.data.image_size:
+        return
+    if file is None:
+        config.data.image_size = image_size(trained_at)
+        return
+    print(
+        f"pictures are scored at {config.data.image_size}, as {file} says; {checkpoint} was "
+        f"trained at {trained_at} (--img_size says another)"
+    )
 
 
 def _report(config: Any, work_dir: Path, split: str, result: dict[str, Any]) -> None:
