@@ -1,4 +1,4 @@
-"""What `ris test` makes of its options: weights, size and kernel."""
+"""What `ris test` makes of its options: weights, size, kernel, and where the scores go."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def test_weights_of_the_hub_are_fetched(weights, asked, monkeypatch, capsys):
     assert wanted == ["somebody/segmenter"]
     assert asked["checkpoint"] == str(weights)
     assert asked["config"].data.image_size == 64
+    assert asked["work_dir"] == "work_dirs/test/somebody_segmenter_refshapes_val"
     assert main([*TINY, "somebody/segmenter", "--text", "clip"]) == 2
     assert "--text is for a released" in capsys.readouterr().err
     assert len(wanted) == 1
@@ -109,3 +110,43 @@ def test_options_of_the_other_kind_of_weights_are_refused(weights, asked, releas
     assert asked["load_options"] == {"text": "clip", "config": {"num_heads": 4}}
     assert main([*TINY, str(released_file)]) == 0
     assert asked["load_options"] == {"text": None, "config": {"num_heads": 8}}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "dataset", "extra", "name"),
+    [
+        ("w/runA/model_best_refcoco", "refcoco", [], "runA_model_best_refcoco_refcoco_val"),
+        ("w/runB/model_best_refcoco", "refcoco", [], "runB_model_best_refcoco_refcoco_val"),
+        ("w/runB/model_best_refcoco/", "refcoco", [], "runB_model_best_refcoco_refcoco_val"),
+        ("x/../runA/m_v1.5", "refcoco", [], "runA_m_v1.5_refcoco_val"),
+        ("w/vpd_v1.5.pth", "refcoco", ["--split", "testA"], "w_vpd_v1.5_refcoco_testA"),
+        ("w/m.pth", "refcocog", [], "w_m_refcocog_val"),
+        ("w/m.pth", "refcocog", ["--splitBy", "umd"], "w_m_refcocog_umd_val"),
+        ("w/m.pth", "refcocog", ["--splitBy", "google"], "w_m_refcocog_google_val"),
+        ("w/m.pth", "refcoco", ["--task", "res"], "w_m_refcoco_res_val"),
+        ("w/m.pth", "refcoco", ["--task", "rec"], "w_m_refcoco_rec_val"),
+        ("w/m.pth", "grefcoco", ["--task", "grec"], "w_m_grefcoco_grec_val"),
+    ],
+)
+def test_scores_of_different_runs_lie_apart(asked, checkpoint, dataset, extra, name):
+    arguments = ["test", "--dataset", dataset, "--checkpoint", checkpoint, *extra]
+    assert main(arguments) == 0
+    assert asked["work_dir"] == f"work_dirs/test/{name}"
+
+
+def test_a_files_task_and_split_by_tell_runs_apart_too(asked, tmp_path):
+    rec = str(settings.CONFIGS / "rec/refcoco_sd15_512.py")
+    assert main(["test", "--checkpoint", "w/m.pth", "--config", rec]) == 0
+    assert asked["work_dir"] == "work_dirs/test/w_m_refcoco_rec_val"
+    google = tmp_path / "google.py"
+    base = str(settings.CONFIGS / "res/refcocog_sd15_512.py")
+    google.write_text(f"_base_ = [{base!r}]\ndata = dict(split_by='google')\n")
+    assert main(["test", "--checkpoint", "w/m.pth", "--config", str(google)]) == 0
+    assert asked["work_dir"] == "work_dirs/test/w_m_refcocog_google_val"
+
+
+def test_a_name_without_a_folder_is_that_of_the_folder_it_lies_in(asked, tmp_path, monkeypatch):
+    (tmp_path / "run7").mkdir()
+    monkeypatch.chdir(tmp_path / "run7")
+    assert main(["test", "--dataset", "refcoco", "--checkpoint", "m.pth"]) == 0
+    assert asked["work_dir"] == "work_dirs/test/run7_m_refcoco_val"
