@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from ris.errors import CheckpointError
@@ -28,6 +29,10 @@ CONFIG_KEYS = (
     "num_heads", "token_length", "model_channels", "channel_mult", "context_dim",
     "num_res_blocks", "attention_resolutions", "vae_ch", "vae_ch_mult", "base_size", "neck_dim",
 )  # fmt: skip
+
+# What a loader of the layout takes for granted: neither the shapes nor the file say otherwise.
+IMPLIED = {"timestep": 1, "latent_scale": 1.0, "attention_maps": True}
+HEADS, SIZE = 8, 512
 
 
 def load_released(
@@ -69,7 +74,7 @@ def load_released(
         raise CheckpointError(
             f"config entries {', '.join(unknown)} are unknown; use {', '.join(CONFIG_KEYS)}"
         )
-    components = weights.from_released(state, where, num_heads=int(config.get("num_heads", 8)))
+    components = weights.from_released(state, where, num_heads=int(config.get("num_heads", HEADS)))
     if text is not None:
         components.text_encoder, components.tokenizer = weights.load_text(text)
     rest = {
@@ -113,6 +118,8 @@ def load_released(
 def save_released(model: VPDRefer, path: str | Path) -> None:
     """Write `model` in the released layout: loadable by the published code, and by this one.
 
+    What whoever loads it must know beside the file, `unsaid` tells.
+
     Raises:
         CheckpointError: the layout has no place for a part of the model (see `released_state`).
     """
@@ -149,7 +156,8 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
     """The model's tensors under their released names, on its own device.
 
     Raises:
-        CheckpointError: the head is not the published decoder, or there is no place for a part.
+        CheckpointError: the head is not the published decoder, there is no place for a part, or a
+            setting is not what the layout implies.
     """
     backbone = model.backbone
     head = model.head_config
@@ -169,6 +177,7 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
             f"the released layout has no place for trades ({', '.join(backbone.trade_names)}); "
             "load the model without them"
         )
+    _check_implied(model)
     own = model.state_dict()
     state = {}
     for released, name in released_names(model).items():
@@ -177,6 +186,52 @@ def released_state(model: VPDRefer) -> dict[str, Tensor]:
         conv = released.startswith("encoder_vq.") and ".attn_1." in released and value.ndim == 2
         state[released] = value[:, :, None, None] if conv else value
     return state
+
+
+def unsaid(model: VPDRefer, image_size: int | tuple[int, ...]) -> list[str]:
+    """What a loader of the released file must be told of this model and its size of pictures, since
+    it would take something else; for people. Raises CheckpointError as `released_state` does."""
+    found = []
+    heads = _heads(model)
+    if heads != HEADS:
+        found.append(
+            f"the file does not say that the UNet has {heads} attention heads, and {HEADS} are "
+            f"taken: load it with --num_heads {heads} (Python: config={{'num_heads': {heads}}})"
+        )
+    if image_size not in (SIZE, (SIZE, SIZE)):
+        option = f"--img_size {image_size}"
+        if not isinstance(image_size, int):
+            option = f"--set data.image_size=[{','.join(map(str, image_size))}]"
+        found.append(
+            f"the file does not say that pictures are of {image_size}, and {SIZE} is taken: score "
+            f"it with ris test {option}; in Python, set predictor.image_size = {image_size}"
+        )
+    return found
+
+
+def _heads(model: VPDRefer) -> int:
+    """Attention heads of the UNet. Raises CheckpointError where its levels differ."""
+    layers = [part for part in model.backbone.unet.modules() if isinstance(part, Attention)]
+    heads = {int(layer.heads) for layer in layers}
+    if len(heads) != 1:
+        raise CheckpointError(
+            "the released layout implies one number of attention heads at all levels; this UNet "
+            f"has {', '.join(map(str, sorted(heads)))}; save a folder instead"
+        )
+    return heads.pop()
+
+
+def _check_implied(model: VPDRefer) -> None:
+    """Raise CheckpointError for settings that decide the result and have no place in the file."""
+    own = {**model.backbone.options, "ignore_sentence": model.ignore_sentence}
+    implied = {**IMPLIED, "ignore_sentence": False}
+    other = [name for name, value in implied.items() if own[name] != value]
+    if other:
+        raise CheckpointError(
+            f"the released layout implies {', '.join(f'{n}={implied[n]}' for n in other)}; this "
+            f"model has {', '.join(f'{n}={own[n]}' for n in other)}; save a folder instead"
+        )
+    _heads(model)
 
 
 def _plain_prefixes(own: Mapping[str, Any]) -> list[tuple[str, str]]:

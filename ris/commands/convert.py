@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _to_torch(arguments: argparse.Namespace, target: Path, kind: str) -> None:
     from ris.predictor import Predictor
-    from ris.released import save_released
+    from ris.released import save_released, unsaid
 
     source = arguments.source
     predictor = Predictor.from_pretrained(
@@ -57,6 +57,8 @@ def _to_torch(arguments: argparse.Namespace, target: Path, kind: str) -> None:
     )
     if kind == "pth":
         save_released(predictor.model, target)
+        for line in unsaid(predictor.model, predictor.image_size):
+            print(f"mind: {line}")
     else:
         # The source file may go away: the folder gets every weight.
         predictor.save_pretrained(target, whole=True)

@@ -125,7 +125,7 @@ def test_damage_is_named(tmp_path):
         checkpoints.load(folder)
 
 
-def test_convert_to_the_released_layout_and_back(tmp_path, released_file):
+def test_convert_to_the_released_layout_and_back(tmp_path, released_file, capsys):
     """Folder -> .pth -> the same tensors; a released file -> folder keeps them too."""
     from ris.released import load_released
 
@@ -141,7 +141,9 @@ def test_convert_to_the_released_layout_and_back(tmp_path, released_file):
     heads = ["--num_heads", "4"]
     arguments = ["convert", str(released_file), str(tmp_path / "folder"), "--text", str(text)]
     assert main([*arguments, *heads]) == 0
+    capsys.readouterr()
     assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 0
+    assert "load it with --num_heads 4" in capsys.readouterr().out
     one = load_released(released_file, {"num_heads": 4}).state_dict()
     two = load_released(tmp_path / "back.pth", {"num_heads": 4}).state_dict()
     assert one.keys() == two.keys()
@@ -231,6 +233,20 @@ def test_another_runs_score_is_none_to_beat(tmp_path, train_arguments, capsys):
     more = [*train_arguments, *out, "--epochs", "2", "--resume", "auto", "--logdir"]
     assert main([*more, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["best_val_oIoU"] < 99
+
+
+def test_convert_says_what_the_released_layout_does_not(tmp_path, capsys):
+    checkpoints.save(system(), tmp_path / "folder", image_size=64)
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "small.pth")]) == 0
+    said = capsys.readouterr().out
+    assert "pictures are of 64, and 512 is taken" in said
+    assert "--num_heads 4" in said
+    model = system()
+    model.ignore_sentence = True
+    checkpoints.save(model, tmp_path / "deaf")
+    assert main(["convert", str(tmp_path / "deaf"), str(tmp_path / "deaf.pth")]) == 2
+    assert "ignore_sentence=True; save a folder instead" in capsys.readouterr().err
+    assert not (tmp_path / "deaf.pth").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ris import Predictor, checkpoints
 from ris.engine.optim import parameter_groups
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
-from ris.released import load_released, released_names, released_state, save_released
+from ris.released import load_released, released_names, released_state, save_released, unsaid
 from vpd import DiffusionBackbone, WeightsError, files
 from vpd.text import clip_tokenizer
 from vpd.weights import Components, encoder_only
@@ -169,6 +169,56 @@ def test_round_trip_keeps_every_bit(released_file, released_state, tmp_path):
     assert set(again) == set(released_state)
     assert all(torch.equal(again[key], value) for key, value in released_state.items())
     assert [path.name for path in tmp_path.iterdir()] == ["again.pth"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timestep": 50}, "implies timestep=1; this model has timestep=50"),
+        ({"latent_scale": 0.18215}, "implies latent_scale=1.0; this model has"),
+        ({"attention_maps": False}, "implies attention_maps=True; this model has"),
+        (
+            {"timestep": 9, "attention_maps": False},
+            "timestep=1, attention_maps=True; .* timestep=9, attention_maps=False; save a folder",
+        ),
+    ],
+)
+def test_settings_without_a_place_are_not_lost(tmp_path, options, message):
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8, **options)
+    with pytest.raises(CheckpointError, match=message):
+        save_released(VPDRefer(backbone), tmp_path / "model.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_reads_no_sentence_is_not_written(tmp_path):
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
+    with pytest.raises(CheckpointError, match=r"ignore_sentence=False.*=True; save a folder"):
+        save_released(VPDRefer(backbone, ignore_sentence=True), tmp_path / "model.pth")
+    save_released(VPDRefer(backbone), tmp_path / "model.pth")
+
+
+def test_heads_that_differ_by_level_have_no_place():
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    sd = ZOO["sd21"]
+    with torch.device("meta"):
+        components = Components(
+            UNet2DConditionModel(**sd.unet), encoder_only(AutoencoderKL(**sd.vae)), None, None, "x"
+        )
+        model = VPDRefer(DiffusionBackbone(components, token_length=40))
+    with pytest.raises(CheckpointError, match=r"this UNet has 5, 10, 20; save a folder"):
+        released_state(model)
+
+
+def test_what_the_file_does_not_say_is_said(released_file):
+    model = load_released(released_file, HEADS)
+    heads, size = unsaid(model, 128)
+    assert "--num_heads 4 (Python: config={'num_heads': 4})" in heads
+    assert "ris test --img_size 128; " in size
+    assert "--set data.image_size=[64,128]; " in unsaid(model, (64, 128))[1]
+    assert len(unsaid(model, 512)) == len(unsaid(model, (512, 512))) == 1
+    eight = load_released(released_file, {"num_heads": 8})
+    assert unsaid(eight, 512) == []
 
 
 def test_wrong_token_length_names_both(released_file):
