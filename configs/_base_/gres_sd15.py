@@ -5,7 +5,10 @@ model = dict(
     head=dict(type="GRESHead", mask=dict(type="VPDDecoder"), grid=10),
     loss_weights=dict(total=5.0, minimap=0.1, no_target=0.1),
 )
-data = dict(dataset="grefcoco")
+data = dict(
+    dataset="grefcoco",
+    overlap="union",  # ReLA: pixels under several parts of an outline are the object's
+)
 gres = dict(
     no_target=None,  # who says "nothing here": 'head', 'pixels', or None: the head, if it has one
     pixels=50,  # a mask of fewer pixels says "nothing here"

@@ -19,5 +19,5 @@ model = dict(
     # the mask is then learned as by the plain head. AdamW's steps do not mind the scale.
     loss_weights=dict(total=1.0, minimap=0.01, no_target=0.025),
 )
-data = dict(dataset="grefcoco")
+data = dict(dataset="grefcoco", overlap="union")
 gres = dict(no_target=None, pixels=50, match="giou")

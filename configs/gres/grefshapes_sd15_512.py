@@ -1,2 +1,2 @@
 _base_ = ["../_base_/gres_sd15.py"]
-data = dict(root="data/refshapes", dataset="grefshapes", overlap="union")
+data = dict(root="data/refshapes", dataset="grefshapes")

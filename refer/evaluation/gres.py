@@ -25,17 +25,17 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refer.errors import DataFileError, MissingDataError
 from refer.evaluation.protocol import EvaluationError
-from refer.options import check_option
+from refer.options import OverlapRule, check_option
 
 THRESHOLDS = (0.7, 0.8, 0.9)
 _EXACT = tuple(Fraction(repr(x)) for x in THRESHOLDS)
@@ -53,15 +53,21 @@ class GresProtocol:
         pixels: see there.
         size: masks are compared at the network's 'input' size (ReLA: 480 x 480) or the picture's
             'original' one; it is stated, not enforced.
+        overlap: pixels under several parts of a target's outline are the object's ('union', ReLA)
+            or the background's ('drop', VPD and LAVT); None where it is not known. Stated, not
+            enforced: the truth is drawn before it comes here.
     """
 
     no_target: NoTargetRule = "head"
     pixels: int = 50
     size: MaskSize = "input"
+    overlap: OverlapRule | None = "union"
 
     def __post_init__(self) -> None:
         check_option("no_target", self.no_target, NoTargetRule)
         check_option("size", self.size, MaskSize)
+        if self.overlap is not None:
+            check_option("overlap", self.overlap, OverlapRule)
         if self.pixels < 0:
             raise ValueError(f"pixels is {self.pixels}; want 0 or more")
 
@@ -72,7 +78,10 @@ class GresProtocol:
             if self.no_target == "head"
             else f"no target below {self.pixels} pixels"
         )
-        return f"{rule}; masks at {self.size} size; Pr@X over items with targets, IoU >= X"
+        return (
+            f"{rule}; masks at {self.size} size; overlapping parts of an outline: "
+            f"{self.overlap or 'rule not recorded'}; Pr@X over items with targets, IoU >= X"
+        )
 
 
 class GresRecord(NamedTuple):
@@ -281,7 +290,8 @@ def by_targets(records: Sequence[GresRecord]) -> dict[str, dict[str, float]]:
 def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Path, Path]:
     """Write `<dataset>_results.json` and `<dataset>_detailed_results.json`, as ReLA names them.
 
-    The second has ReLA's entries for each item, and with them what scoring again needs.
+    The second has ReLA's entries for each item, and with them what scoring again needs and, of the
+    truth, by which rule it was drawn.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -298,6 +308,7 @@ def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Pa
             "U": r.union,
             "cIoU": r.intersection / r.union if r.union else 0.0,
             "pred_area": r.pred_area,
+            "overlap": evaluator.protocol.overlap,
         }
         for r in evaluator.records
     ]
@@ -312,22 +323,41 @@ def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Pa
 def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluator:
     """The evaluator of a saved `<dataset>_detailed_results.json`, scored under `protocol`.
 
+    The overlap rule is the file's, since its truth was drawn by it; None for older files, which do
+    not say.
+
     Raises MissingDataError, or DataFileError naming the item, when it cannot be read so.
     """
     path = Path(path)
-    evaluator = GresEvaluator(protocol)
+    protocol = protocol or GresProtocol()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingDataError(f"no file {path}; a test run on grefcoco writes it") from None
     except (OSError, ValueError) as error:
         raise DataFileError(f"{path} cannot be read: {error}") from error
+    evaluator = GresEvaluator(replace(protocol, overlap=_overlap(path, content)))
     for number, item in enumerate(content):
         try:
             evaluator.add([_record(item, evaluator.protocol)])
         except (KeyError, TypeError, EvaluationError) as error:
             raise DataFileError(f"{path}, item {number}: {error}") from error
     return evaluator
+
+
+def _overlap(path: Path, content: Sequence[Any]) -> OverlapRule | None:
+    """The rule by which all items' truth was drawn; None where it is not said. Raises
+    DataFileError when they do not agree."""
+    known: dict[str, OverlapRule | None] = {
+        repr(rule): rule for rule in (None, *get_args(OverlapRule))
+    }
+    found = {repr(item.get("overlap")) for item in content if isinstance(item, dict)}
+    if len(found) > 1 or not found <= known.keys():
+        raise DataFileError(
+            f"{path}: items of overlap {', '.join(sorted(found))}; want one of "
+            f"{', '.join(get_args(OverlapRule))} for all of them, or for none"
+        )
+    return known[found.pop()] if found else None
 
 
 def _record(item: Mapping[str, Any], protocol: GresProtocol) -> GresRecord:

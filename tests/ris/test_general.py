@@ -18,6 +18,7 @@ from ris.checkpoints import load, save
 from ris.cli import main
 from ris.engine import settings
 from ris.engine.gres_metric import GresMetric
+from ris.engine.tasks import gres_protocol
 from ris.errors import OptionError
 from ris.general import GeneralAnswer, GeneralRefer
 from ris.heads import build_head
@@ -228,6 +229,7 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
     assert main(["train", *arguments(general_root, run, *options)]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"gIoU", "cIoU", "N_acc", "T_acc"} <= set(metrics["scores"])
+    assert "overlapping parts of an outline: union" in metrics["protocol"]["GRES"]
     best = tmp_path / "model_best_grefshapes"
     assert json.loads((best / "config.json").read_text())["system"] == "GeneralRefer"
     capsys.readouterr()
@@ -269,6 +271,15 @@ def test_mixed_training_reads_both(general_root, tmp_path):
 
     counts.append(len(REFER(general_root, "refshapes").getRefIds(split="train")))
     assert metrics["train_refs"] == sum(counts)
+
+
+@pytest.mark.parametrize("dataset", ["grefcoco", "grefshapes"])
+@pytest.mark.parametrize("backbone", ["sd15", "tiny"])
+def test_the_truth_is_the_union_as_rela_has_it(dataset, backbone):
+    path = settings.find_config("gres", dataset, backbone, None)
+    assert gres_protocol(settings.load(path)).overlap == "union"
+    # Another rule is named, not hidden.
+    assert gres_protocol(settings.load(path, {"data.overlap": "drop"})).overlap == "drop"
 
 
 def test_any_evidence_hears_one_region_and_the_mask_a_mean_does_not():

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError, MissingDataError, UnknownNameError
 from refer.evaluation import gres
 from refer.evaluation.gres import GresEvaluator, GresProtocol, GresRecord
+from refer.evaluation.gres_table import gres_table
 from refer.evaluation.protocol import EvaluationError
 
 
@@ -198,6 +199,26 @@ def test_saved_predictions_are_scored_again_without_a_model(tmp_path):
     assert gres.load(details).compute() == evaluator.compute()
     pixels = gres.load(details, GresProtocol(no_target="pixels", pixels=5))
     assert all(r.pred_nt == (r.pred_area < 5) for r in pixels.records)
+
+
+@pytest.mark.parametrize("rule", ["union", "drop"])
+def test_the_protocol_names_the_overlap_rule_and_so_does_a_saved_run(tmp_path, rule):
+    evaluator = GresEvaluator(GresProtocol(overlap=rule))
+    evaluator.add(random_evaluator(np.random.default_rng(3), 5).records)
+    assert f"overlapping parts of an outline: {rule}" in evaluator.protocol.describe()
+    _, details = gres.save(tmp_path, "grefcoco", evaluator)
+    # The truth was drawn by it: who scores the file again cannot have another.
+    assert gres.load(details, GresProtocol(no_target="pixels")).protocol.overlap == rule
+    assert f"outline: {rule}" in gres_table(gres.load(details), "val")
+    items = json.loads(details.read_text())
+    details.write_text(json.dumps([{k: v for k, v in i.items() if k != "overlap"} for i in items]))
+    assert "rule not recorded" in gres.load(details).protocol.describe()
+    items[0]["overlap"] = "sum"
+    details.write_text(json.dumps(items))
+    with pytest.raises(DataFileError, match=f"'{rule}', 'sum'|'sum', '{rule}'.*union, drop"):
+        gres.load(details)
+    with pytest.raises(UnknownNameError, match="union, drop"):
+        GresProtocol(overlap="sum")
 
 
 def test_bad_input_is_named(tmp_path):
