@@ -14,6 +14,7 @@ from typing import Any
 
 from refer.api import REFER
 from refer.evaluation.protocol import EvaluationError, ResProtocol, find_protocol
+from refer.evaluation.recorded import named_data
 from refer.evaluation.records import RecordFile, load_records
 from refer.evaluation.scores import UNKNOWN, ItemRecord, score
 from refer.sentences import draw
@@ -77,8 +78,10 @@ def score_file(
 
 
 def _check_data(path: str | Path, file: RecordFile, refer: REFER) -> None:
-    for name, own in (("dataset", refer.dataset), ("split_by", refer.splitBy)):
-        said = file.header.get(name)
+    given = (refer.dataset, refer.splitBy)
+    for name, said, own in zip(
+        ("dataset", "split_by"), named_data(file.header), given, strict=True
+    ):
         if said is not None and said != own:
             raise EvaluationError(f"{path} was made on {name} {said!r}, the data given is {own!r}")
 

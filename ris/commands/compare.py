@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from refer import REFER
     from refer.evaluation import load_records
     from refer.evaluation.compare import compare
+    from refer.evaluation.recorded import open_recorded
 
     paths = [
         find_records(place, arguments.split) for place in (arguments.records_a, arguments.records_b)
@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = compare(*files, resamples=arguments.resamples, seed=arguments.seed)
     sentences: dict[Any, str] = {}
     if arguments.refer_data_root:
-        header = files[0].header
-        refer = REFER(arguments.refer_data_root, str(header.get("dataset")), header.get("split_by"))
+        refer = open_recorded(paths[0], files[0], arguments.refer_data_root)
         sentences = {sent_id: sent["sent"] for sent_id, sent in refer.Sents.items()}
     print(f"A {paths[0]}\nB {paths[1]}")
     print(report(found, arguments.items, sentences))

@@ -14,8 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "of boxes reftr, "
                         "transvg, mdetr_any, mdetr_merged (default: the file's own)")  # fmt: skip
     parser.add_argument("--refer_data_root", help="with kept masks: score at native size")
-    parser.add_argument("--dataset", default="refcoco")
-    parser.add_argument("--splitBy")
+    parser.add_argument("--dataset", help="with it, for records that do not say what data set "
+                        "they are of")  # fmt: skip
+    parser.add_argument("--splitBy", help="the same, of the splitBy")
     parser.add_argument("--nt-rule", choices=("head", "pixels"), default="head",
                         help="generalized: who says that nothing is there")  # fmt: skip
     parser.add_argument("--nt-pixels", type=int, default=50, help="a mask of fewer pixels says so")
@@ -41,13 +42,15 @@ def run(arguments: argparse.Namespace) -> None:
         split = str(header.get("split", "all"))
         print(grounding_table([(split, boxes.compute())], boxes.protocol, by_type=True))
         return
-    from refer import REFER
-    from refer.evaluation import score_file, table
+    from refer.evaluation import find_protocol, load_records, rescore, table
+    from refer.evaluation.recorded import chosen_data, open_recorded
 
-    refer = None
-    if arguments.refer_data_root:
-        refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
     protocol = arguments.protocol or "vpd"
-    scores = score_file(arguments.records, protocol, refer=refer)
+    wanted, file = find_protocol(protocol), load_records(arguments.records)
+    named, refer = (arguments.dataset, arguments.splitBy), None
+    chosen_data(arguments.records, file, *named)  # refuses those that contradict the records
+    if arguments.refer_data_root:
+        refer = open_recorded(arguments.records, file, arguments.refer_data_root, *named)
+    scores = rescore(file.records, wanted, file.protocol, refer)
     print(table([(protocol, scores)]))
     print(f"protocol: {scores['protocol']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,12 +29,19 @@ def open_refer(data: dict[str, Any]) -> list[REFER]:
     Raises the errors of `refer`, which name path and cure.
     """
     found: list[REFER] = []
-    for number, name in enumerate(parts_of(data["dataset"])):
+    for name in parts_of(data["dataset"]):
         build = G_REFER if find_dataset(name).general else REFER
-        # A splitBy that was asked for is that of the first; the others have their own default.
-        split_by = data.get("split_by") if number == 0 else None
+        split_by = split_by_of(data, name)
         found.append(build(data["root"], name, split_by, image_root=data.get("image_root")))
     return found
+
+
+def split_by_of(data: Mapping[str, Any], name: str) -> str | None:
+    """The splitBy that is asked of the data set `name`; None is its own default.
+
+    One that was asked for is that of the first part of a mixture; the others have their default.
+    """
+    return data.get("split_by") if name == parts_of(data["dataset"])[0] else None
 
 
 def refs_of(loader: DataLoader[Any]) -> RefDataset | MixedRefs:

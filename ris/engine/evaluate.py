@@ -13,7 +13,16 @@ from mmengine.evaluator import Evaluator
 
 from ris import checkpoints
 from ris.engine import launch, optim, report
-from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
+from ris.engine.ground_metric import GroundMetric
+from ris.engine.metric import ResMetric
+from ris.engine.runner import (
+    describe_files,
+    device_kind,
+    make_runner,
+    name_trades,
+    of_checkpoint,
+    result_of,
+)
 from ris.engine.tasks import TASKS, task_of
 from ris.errors import OptionError
 
@@ -62,6 +71,8 @@ def evaluate(
         scores.update(result, seconds=seconds)
 
     metric = task.metric(config, loader, work_dir, keep, keep_masks)
+    if isinstance(metric, ResMetric | GroundMetric):
+        metric.header = of_checkpoint(metric.header, checkpoint)
     name_trades(metric, model)
     runner = make_runner(
         config,
@@ -74,8 +85,9 @@ def evaluate(
     )
     describe_files(runner, refer)
     runner.test()
-    result = {**result_of(config, model, scores, loader, started), "checkpoint": str(checkpoint)}
-    result |= {"precision": precision, "fast_convolutions": fast_convolutions}
+    result = of_checkpoint(result_of(config, model, scores, loader, started), checkpoint)
+    result |= {"checkpoint": str(checkpoint), "precision": precision}
+    result |= {"fast_convolutions": fast_convolutions}
     if is_main_process():
         report.write_json(work_dir / "metrics.json", result)
     return result

@@ -22,7 +22,7 @@ from refer.official import NEVER, path_of
 from refer.readers.phrases import PhraseRecord, load_phrases
 from refer.readers.refer_phrases import refer_phrases
 from refer.readers.shapes_phrases import shapes_phrases
-from ris.engine.data import batched, one_by_one
+from ris.engine.data import batched, one_by_one, split_by_of
 from ris.errors import OptionError
 
 _log = logging.getLogger(__name__)
@@ -105,13 +105,8 @@ def _of_refer(
     data: Mapping[str, Any], row: DataSet, splits: list[str], masks: bool
 ) -> tuple[list[PhraseRecord], dict[str, Path]]:
     """Records of a REFER data set with the pictures' names as they are on disk, and where."""
-    own = row.name == data["dataset"]
-    refer = REFER(
-        data["root"],
-        row.name,
-        data.get("split_by") if own else None,
-        image_root=data.get("image_root"),
-    )
+    split_by = split_by_of(data, row.name)
+    refer = REFER(data["root"], row.name, split_by, image_root=data.get("image_root"))
 
     def found() -> Iterator[PhraseRecord]:
         for split in splits:

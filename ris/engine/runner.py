@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from refer import REFER
 from refer.grefer import G_REFER
+from ris.checkpoints import read_config
 from ris.engine import curves, data, hooks, report, shard
 from ris.engine.ground_metric import GroundMetric
 from ris.engine.metric import ResMetric
@@ -67,6 +68,19 @@ def name_trades(metric: BaseMetric, model: VPDRefer) -> None:
         if isinstance(metric, ResMetric | GroundMetric):
             metric.header["trades"] = model.backbone.trade_names
         print(f"not the exact path: trades {', '.join(model.backbone.trade_names)}", flush=True)
+
+
+def of_checkpoint(described: dict[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+    """What a test says of itself (`tasks.identity` and more), with 'trained_on' as the checkpoint's
+    card has it: the settings of the test need not be those of its training. A released file says
+    nothing."""
+    found = {name: value for name, value in described.items() if name != "trained_on"}
+    card = read_config(checkpoint)["info"] if Path(checkpoint).is_dir() else {}
+    # A run that was scored on what it was trained on says it once.
+    trained_on = card.get("trained_on") or card.get("dataset")
+    if trained_on and trained_on != found["dataset"]:
+        found["trained_on"] = trained_on
+    return found
 
 
 def result_of(

@@ -12,7 +12,7 @@ from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader
 
 from refer import REFER
-from refer.catalog import DATASETS, parts_of
+from refer.catalog import DATASETS, find_dataset, parts_of
 from refer.evaluation import (
     PROTOCOLS,
     GroundingProtocol,
@@ -189,14 +189,35 @@ def _ground_described(config: Config) -> dict[str, Any]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What run, record and checkpoint say of themselves."""
+    """What run, record and checkpoint say of themselves: 'dataset' and 'split_by' are what is
+    scored (see `scored_on`), 'trained_on' is there when that is another set or a mixture."""
+    dataset, split_by = scored_on(config)
+    trained_on = config.data.dataset
     return {
         "task": config.task,
-        "dataset": config.data.dataset,
-        "split_by": config.data.split_by,
+        "dataset": dataset,
+        "split_by": split_by,
+        **({} if trained_on == dataset else {"trained_on": trained_on}),
         "token_length": config.data.token_length,
-        "model_id": config.model_id or config.data.dataset,
+        "model_id": config.model_id or trained_on,
     }
+
+
+def scored_on(config: Config) -> tuple[str, str | None]:
+    """The data set that a run is scored on and its splitBy, None where there is none.
+
+    Of a mixture that is its first part; tasks rec and phrase score `data.val_dataset`, or every
+    part of their mixture, each in its own splitBy.
+    """
+    name = config.data.dataset
+    if config.task in _GROUNDING:
+        name = config.data.get("val_dataset") or name
+        if len(parts_of(name)) > 1:
+            return name, None
+    else:
+        name = parts_of(name)[0]
+    split_by = data.split_by_of(config.data, name)
+    return name, split_by or find_dataset(name).default_split_by or None
 
 
 _GRES = Task(

@@ -92,8 +92,8 @@ def _gallery(items: Sequence[Item], refer: REFER, protocol: ResProtocol) -> list
 
 def _about(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of the run beside scores and protocol."""
-    names = ("checkpoint", "task", "dataset", "split_by", "split", "token_length", "data_hash",
-             "seconds", "environment")  # fmt: skip
+    names = ("checkpoint", "task", "dataset", "split_by", "split", "trained_on", "token_length",
+             "data_hash", "seconds", "environment")  # fmt: skip
     return {name: metrics[name] for name in names if name in metrics}
 
 

@@ -149,7 +149,8 @@ def test_the_command_takes_files_and_folders(tmp_path: Path, capsys):
     assert "no record file" in capsys.readouterr().err
 
 
-def test_sentences_are_printed_from_the_data(shapes_root, tmp_path, capsys):
+@pytest.mark.parametrize("dataset", ["refshapes", "refshapes+refcoco"])
+def test_sentences_are_printed_from_the_data(shapes_root, tmp_path, capsys, dataset):
     from refer import REFER
 
     refer = REFER(shapes_root, "refshapes")
@@ -160,7 +161,7 @@ def test_sentences_are_printed_from_the_data(shapes_root, tmp_path, capsys):
             item(ref["ref_id"], ref["image_id"], pixels)._replace(sent_id=sent["sent_id"])
             for ref, sent in asked
         ]
-        header = {"dataset": "refshapes", "split_by": None}
+        header = {"dataset": dataset, "split_by": None, "task": "res"}  # as older runs have it
         save_records(tmp_path / name / "records_val.jsonl", records, header, PROTOCOL)
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert main(["compare", *folders, "--refer_data_root", str(shapes_root), "--items", "1"]) == 0

@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ris import checkpoints
 from ris.commands import options, tokens
-from ris.engine import optim, report, settings
+from ris.engine import optim, report, runner, settings
+from ris.engine.data import split_by_of
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
+from ris.engine.tasks import identity
 from ris.errors import OptionError
 from ris.models import READ_BY_THE_HOST, PicturePreprocessor, VPDRefer
 from vpd import ConfigError, DiffusionBackbone
@@ -40,6 +43,59 @@ def test_every_config_loads(dataset, backbone):
     config = settings.load(settings.find_config("res", dataset, backbone, None))
     assert config.data.dataset == dataset
     assert config.model.backbone.name == backbone
+
+
+@pytest.mark.parametrize(
+    ("config", "entries", "expected"),
+    [
+        ("res/refcocog_sd15_512.py", {}, ("refcocog", "umd", None)),
+        ("res/refcoco_sd15_512.py", {}, ("refcoco", "unc", None)),
+        ("res/refcocog_sd15_512.py", {"data.split_by": "google"}, ("refcocog", "google", None)),
+        (
+            "res/refcoco_sd15_512.py",
+            {"data.dataset": "refcoco+refcocog"},
+            ("refcoco", "unc", "refcoco+refcocog"),
+        ),
+        ("pretrain/vg_sd15_512.py", {}, ("refcoco", "unc", "vg")),
+        ("phrase/flickr30k_sd15_512.py", {}, ("flickr30k", None, None)),
+        # Grounding validates on every part.
+        (
+            "phrase/flickr30k_sd15_512.py",
+            {"data.dataset": "flickr30k+refcoco"},
+            ("flickr30k+refcoco", None, None),
+        ),
+    ],
+)
+def test_a_run_names_the_data_that_is_scored(config, entries, expected):
+    found = identity(settings.load(settings.CONFIGS / config, entries))
+    assert (found["dataset"], found["split_by"], found.get("trained_on")) == expected
+
+
+def test_a_split_by_is_that_of_the_first_part():
+    asked = {"dataset": "refcocog+refcoco", "split_by": "google"}
+    assert split_by_of(asked, "refcocog") == "google"
+    assert split_by_of(asked, "refcoco") is None
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({"dataset": "refcoco"}, None),
+        ({"dataset": "refcoco", "trained_on": "vg"}, "vg"),
+        ({"dataset": "refcoco+refcocog"}, "refcoco+refcocog"),  # as older cards have it
+        ({"dataset": "refcocog"}, "refcocog"),
+        ({}, None),
+    ],
+)
+def test_what_a_checkpoint_was_trained_on_stands_on_its_card(card, expected, tmp_path):
+    described = {"dataset": "refcoco", "trained_on": "refcoco+refcocog", "split": "val"}
+    text = json.dumps({"format": checkpoints.FORMAT, "info": card})
+    (tmp_path / "config.json").write_text(text)
+    said = {"dataset": "refcoco", "split": "val"}
+    assert runner.of_checkpoint(described, tmp_path / "released.pth") == said
+    if expected:
+        said["trained_on"] = expected
+    assert runner.of_checkpoint(described, tmp_path) == said
 
 
 @pytest.mark.parametrize("task", ["res", "rec"])

@@ -14,7 +14,7 @@ from refer.evaluation import gres
 from refer.evaluation.grec import GrecProtocol
 from refer.evaluation.gres_table import gres_table
 from ris.boxes import boxes_of
-from ris.checkpoints import load, save
+from ris.checkpoints import load, read_config, save
 from ris.cli import main
 from ris.engine import settings
 from ris.engine.gres_metric import GresMetric
@@ -271,6 +271,14 @@ def test_mixed_training_reads_both(general_root, tmp_path):
 
     counts.append(len(REFER(general_root, "refshapes").getRefIds(split="train")))
     assert metrics["train_refs"] == sum(counts)
+    said = {"dataset": "grefshapes", "split_by": "unc", "trained_on": "grefshapes+refshapes"}
+    assert said.items() <= metrics.items()
+    best = tmp_path / "model_best_grefshapes+refshapes"
+    assert said.items() <= read_config(best)["info"].items()
+    # A test knows it from the checkpoint's card, whatever the settings of the test.
+    test = ["test", "--dataset", "grefshapes", "--checkpoint", str(best), "--split", "val"]
+    assert main([*test, *arguments(general_root, tmp_path / "t")]) == 0
+    assert said.items() <= json.loads((tmp_path / "t/metrics.json").read_text()).items()
 
 
 @pytest.mark.parametrize("dataset", ["grefcoco", "grefshapes"])

@@ -27,6 +27,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
     assert metrics["protocol"]["resolution"] == "64x64"
     assert metrics["protocol"]["prediction"] == "argmax"
     assert metrics["counts"]["pictures"] == 6
+    assert (metrics["dataset"], metrics["split_by"]) == ("refshapes", "unc")
+    assert "trained_on" not in metrics
     assert metrics["optimizer_steps"] == 2 * (metrics["train_refs"] // 8)
     for entry in ("data_hash", "seconds", "peak_memory", "environment", "settings"):
         assert metrics[entry], entry
@@ -72,8 +74,11 @@ def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path,
     assert metrics["scores"]["oIoU"] == pytest.approx(100 * total)
 
     score = ["score", str(tmp_path / "records_val.jsonl"), "--protocol", "cris"]
-    assert main([*score, "--refer_data_root", str(shapes_root), "--dataset", "refshapes"]) == 0
+    assert main([*score, "--refer_data_root", str(shapes_root)]) == 0  # the records name their data
     assert "native" in capsys.readouterr().out
+    for option, value in (("--dataset", "refcoco"), ("--splitBy", "umd")):
+        assert main([*score, option, value]) == 2
+        assert f"not {value!r}; leave {option} out" in capsys.readouterr().err
 
 
 def test_resume_goes_on_where_it_stopped(train_arguments, tmp_path, capsys):
