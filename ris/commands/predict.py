@@ -44,17 +44,26 @@ def run(arguments: argparse.Namespace) -> None:
     from refer.pictures import open_picture
     from ris.commands.listing import many_pictures
     from ris.download import is_url
+    from ris.errors import OptionError
 
     # What costs nothing to check comes before the weights are read.
     pictures = None if is_url(arguments.picture) else many_pictures(arguments.picture)
     if pictures is None and not is_url(arguments.picture):
         open_picture(arguments.picture, orient="exif")
     _check_expressions(arguments.expressions)
+    for option, folder in (("--masks", arguments.masks), ("--json", arguments.json)):
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            raise OptionError(f"{option} {folder} is a file; name a folder")
     if pictures is not None:
         _run_many(arguments, pictures)
         return
-    predictor = _predictor(arguments)
     out = Path(arguments.out or DEFAULT_OUT)
+    if out.is_dir():
+        raise OptionError(
+            f"{f'--out {out}' if arguments.out else out} is a folder; name a file for one picture, "
+            f"such as --out {out / 'drawn.png'}"
+        )
+    predictor = _predictor(arguments)
     found = _predict(arguments, predictor, arguments.picture)
     stem = Path(arguments.picture.split("?")[0]).stem
     _write(predictor, found, out, stem, arguments.masks, arguments.json, arguments.picture)

@@ -101,6 +101,18 @@ def test_places_that_cannot_be_used(weights, pictures, tmp_path, capsys, monkeyp
     assert "does not exist" in refused(tmp_path / "absent.png")
     (tmp_path / "file").touch()
     assert "is a file" in refused(pictures, "--out", str(tmp_path / "file"))
+
+    def loaded(*arguments: object, **options: object) -> None:
+        raise AssertionError("the weights are read before the places are looked at")
+
+    monkeypatch.setattr(Predictor, "from_pretrained", loaded)
+    assert "is a folder; name a file" in refused(pictures / "b.png", "--out", str(tmp_path))
+    for option in ("--masks", "--json"):
+        for place in (pictures, pictures / "b.png"):
+            assert f"{option} {tmp_path / 'file'} is a file" in refused(
+                place, option, str(tmp_path / "file")
+            )
+    monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     arguments = ["predict", str(pictures / "b.png"), "dog", "--weights", "nobody/nothing"]
     assert main(arguments) == 2
