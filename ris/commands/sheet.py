@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from refer import REFER
+    from ris.errors import OptionError
     from ris.predictor import Predictor
 
+    for name in ("count", "columns"):
+        if getattr(arguments, name) < 1:
+            raise OptionError(f"--{name} is {getattr(arguments, name)}; want 1 or more")
     refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
     predictor = Predictor.from_pretrained(arguments.weights)
     draw(predictor, refer, arguments.split, arguments.count, arguments.columns, arguments.out)
@@ -30,10 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: str | Path) -> None:
-    """One tile a picture, evenly taken from the split, its first ref and sentence: truth, found."""
+    """One tile a picture, evenly taken from the split, its first ref and sentence: truth, found.
+
+    Raises OptionError for a model that answers with boxes alone.
+    """
     import numpy as np
     from PIL import Image
 
+    from ris.errors import OptionError
     from ris.visual import overlay, sheet
 
     refs = refer.loadRefs(refer.getRefIds(split=split))
@@ -47,7 +55,13 @@ def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: 
         predictor.set_image(refer.image_path(ref["image_id"]))
         picture = np.asarray(predictor.picture)
         truth = refer.getMask(ref)["mask"].astype(bool)
-        found = predictor.predict(sentence).masks[0]
+        answer = predictor.predict(sentence)
+        if not answer.has_masks:
+            raise OptionError(
+                "this model answers with boxes and has no masks to compare; ris predict draws its "
+                "boxes, ris test scores them"
+            )
+        found = answer.masks[0]
         union = (found | truth).sum()
         iou = (found & truth).sum() / union if union else 0.0
         left = overlay(picture, [truth], [f"truth: {sentence}"])
