@@ -1,4 +1,7 @@
-"""Is a data set on disk whole? Its ref files, counts, pictures and the walls between its splits."""
+"""Is a data set on disk whole?
+
+Its ref files, counts, sentences, outlines, pictures and the walls between its splits.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refer.api import REFER, Id
+from refer.audit_content import check_outlines, check_sentences
 from refer.audit_pictures import SAMPLE, check_pictures
 from refer.audit_report import FileReport, SplitReport
 from refer.catalog import DataSet, find_dataset
@@ -57,6 +61,8 @@ def audit(
             report.problems.append(str(error))
             continue
         _check(report, opened, _expected(row, split_by, folder, report))
+        check_sentences(report, opened)
+        check_outlines(report, opened)
         check_pictures(report, opened, row, open_pictures)
     return reports
 

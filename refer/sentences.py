@@ -18,6 +18,7 @@ from refer.errors import DataFileError
 
 SentenceMode = Literal["all", "first", "random", "concat"]
 OnEmpty = Literal["error", "skip"]
+SKIP = "on_empty='skip' (--set data.on_empty=skip of the ris command)"
 
 
 class Sentence(NamedTuple):
@@ -53,12 +54,13 @@ def sentences_of(ref: Mapping[str, Any], field: str, on_empty: OnEmpty) -> tuple
             found.append(Sentence(sentence[field], sent_id, index))
         elif on_empty == "error":
             raise DataFileError(
-                f"ref {ref['ref_id']}, sentence {sent_id} is empty; correct the ref file, or pass "
-                "on_empty='skip' to leave such sentences out"
+                f"ref {ref['ref_id']}, sentence {sent_id} is empty; correct the ref file, or leave "
+                f"such sentences out with {SKIP}"
             )
     if not found and on_empty == "error":
         raise DataFileError(
-            f"ref {ref['ref_id']} has no sentences; correct the ref file, or pass on_empty='skip'"
+            f"ref {ref['ref_id']} has no sentences; correct the ref file, or leave such refs out "
+            f"with {SKIP}"
         )
     return tuple(found)
 

@@ -4,10 +4,11 @@
     python tools/prepare_data.py refer/data --datasets refcoco refcocog --report report.json
     python tools/prepare_data.py refer/data --to-json     # and write refs(<splitBy>).json once
 
-Says for every ref file whether it is there, its counts beside the published ones, which pictures
-are missing, whether two splits share pictures or objects that they should not, and where people get
-what is missing. Ends with 0 only when all is well, with 1 when something is not, with 2 for an
-option that cannot be used. Without --datasets every data set that has a folder is checked.
+Says for every ref file whether it is there, its counts beside the published ones, which sentences
+are blank, which outlines cannot be drawn, which pictures are missing, whether two splits share
+pictures or objects that they should not, and where people get what is missing. Ends with 0 only
+when all is well, with 1 when something is not, with 2 for an option that cannot be used. Without
+--datasets every data set that has a folder is checked.
 """
 
 from __future__ import annotations

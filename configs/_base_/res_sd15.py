@@ -43,6 +43,7 @@ data = dict(
     image_size=512,
     overlap="drop",  # what the published code trains and scores on; 'union' keeps overlaps
     text_field="sent",
+    on_empty="error",  # 'skip' leaves blank sentences out, and with them items that are scored
     train_split="train",
     train_fraction=1.0,  # share of the training pictures
     val_split="val",

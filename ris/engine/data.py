@@ -65,6 +65,7 @@ def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str)
             sentence_mode=data["train_sentences"],
             overlap=data["overlap"],
             text_field=data["text_field"],
+            on_empty=data["on_empty"],
             seed=settings["seed"],
             keep_in_memory=data["keep_in_memory"],
             fraction=data["train_fraction"],
@@ -92,6 +93,7 @@ def picture_loader(
         sentence_mode=data["eval_sentences"],
         overlap=data["overlap"],
         text_field=data["text_field"],
+        on_empty=data["on_empty"],
         keep_in_memory=data["keep_in_memory"],
     )
     return one_by_one(dataset, settings, device, collate_pictures)

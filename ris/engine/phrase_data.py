@@ -7,6 +7,7 @@ caption that is one phrase), RefShapes' captions, or a file that tools/phrases_c
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +18,13 @@ from torch.utils.data import DataLoader
 from refer import REFER
 from refer.catalog import DataSet, find_dataset, parts_of
 from refer.datasets import PhraseDataset, collate_phrases
-from refer.errors import MissingDataError
+from refer.errors import DataFileError, MissingDataError
 from refer.official import NEVER, path_of
+from refer.options import check_option
 from refer.readers.phrases import PhraseRecord, load_phrases
 from refer.readers.refer_phrases import refer_phrases
 from refer.readers.shapes_phrases import shapes_phrases
+from refer.sentences import SKIP, OnEmpty
 from ris.engine.data import batched, one_by_one, split_by_of
 from ris.errors import OptionError
 
@@ -115,10 +118,13 @@ def _of_refer(
                 split,
                 data["text_field"],
                 data.get("box_values", "float"),
+                notes=notes,
                 masks=data["overlap"] if masks else None,
             )
 
+    check_option("on_empty", data["on_empty"], OnEmpty)
     records, folders, left_out = [], {}, 0
+    notes: Counter[str] = Counter()
     paths: dict[int | str, Path | None] = {}
     for record in found():
         if record.image_id not in paths:
@@ -129,6 +135,11 @@ def _of_refer(
             continue
         folders[record.source] = path.parent
         records.append(msgspec.structs.replace(record, file_name=path.name))
+    if (blank := notes["empty sentences left out"]) and data["on_empty"] == "error":
+        raise DataFileError(
+            f"{refer.refs_path}: {blank} sentences of {', '.join(splits)} are empty; correct the "
+            f"ref file (tools/prepare_data.py names them), or leave them out with {SKIP}"
+        )
     if left_out:
         _log.warning("%s: %d expressions left out, %s", row.name, left_out, NEVER)
     return records, folders

@@ -63,6 +63,45 @@ def test_damaged_pictures(whole):
     assert "0 bytes" in first(whole).problems[0]
 
 
+def test_sentences_that_are_blank_are_named(whole, records, monkeypatch):
+    monkeypatch.delitem(OFFICIAL, ("refcoco", "unc"))
+    refs = [records.ref(i, 100, 1, "train") for i in range(8)]
+    for ref in refs[1:]:
+        ref["sentences"][1]["sent"] = " \t"
+    refs[0]["sentences"] = []
+    (whole / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    blank, silent = first(whole).problems
+    named = [f"ref {ref['ref_id']}, sentence {ref['sentences'][1]['sent_id']}" for ref in refs[1:]]
+    assert blank.startswith(f"7 sentences are blank ({'; '.join(named[:5])}; ...)")
+    assert silent.startswith("1 refs have no sentence (ref 0)")
+    assert "--set data.on_empty=skip" in blank
+
+
+FLAWS = {
+    "has no segmentation": None,
+    "nothing to draw": [[1.0, 2.0, 3.0]],
+    "a corner at": [[1.0, 2.0, 1e9, 4.0, 5.0, 6.0]],
+    "do not add up": {"size": [10, 12], "counts": [0, 5]},
+    "the picture is": {"size": [3, 3], "counts": [0, 9]},
+    "want polygons or RLE": [],
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_outlines_that_cannot_be_drawn_are_named(whole, flaw):
+    path = whole / "refcoco" / "instances.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        if annotation["id"] in (100, 999):
+            annotation["segmentation"] = FLAWS[flaw]
+            if FLAWS[flaw] is None:
+                del annotation["segmentation"]
+    path.write_text(json.dumps(content))
+    (problem,) = first(whole).problems  # annotation 999 is nobody's
+    assert problem.startswith("1 of 4 referred outlines cannot be drawn (annotation 100")
+    assert flaw in problem
+
+
 def test_counts_that_differ(whole, monkeypatch):
     other = {**OFFICIAL["refcoco", "unc"], "testA": Counts(1, 1, 3), "val": Counts(5)}
     monkeypatch.setitem(OFFICIAL, ("refcoco", "unc"), other)

@@ -190,7 +190,9 @@ def test_draw_stays_in_range(count: int, ref_id: int, seed: int, epoch: int) -> 
 def test_empty_sentences(tmp_path: Path, empty: str) -> None:
     refs = [ref(1, 1, ["", "second"]), ref(2, 1, [empty]), ref(3, 1, ["a", "b"])]
     refer = REFER(write(tmp_path / "data", refs))
-    with pytest.raises(DataFileError, match=r"ref 1, sentence 10 is empty.*on_empty='skip'"):
+    with pytest.raises(
+        DataFileError, match=r"ref 1, sentence 10 is empty.*--set data\.on_empty=skip"
+    ):
         RefDataset(refer, "train")
     dataset = PictureDataset(refer, "train", 16, on_empty="skip")
     assert dataset[0]["texts"] == ["second", "a", "b"]

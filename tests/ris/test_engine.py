@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import pickle
 from collections import Counter
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from refer.errors import DataFileError, UnknownNameError
+from refer.shapes import generate
 from ris import checkpoints
 from ris.commands import options, tokens
 from ris.engine import optim, report, runner, settings
 from ris.engine.data import split_by_of
 from ris.engine.guard import GuardedOptimWrapper
 from ris.engine.sampler import EpochBatches
-from ris.engine.tasks import identity
+from ris.engine.tasks import identity, task_of
 from ris.errors import OptionError
 from ris.models import READ_BY_THE_HOST, PicturePreprocessor, VPDRefer
 from vpd import ConfigError, DiffusionBackbone
@@ -75,6 +78,33 @@ def test_a_split_by_is_that_of_the_first_part():
     asked = {"dataset": "refcocog+refcoco", "split_by": "google"}
     assert split_by_of(asked, "refcocog") == "google"
     assert split_by_of(asked, "refcoco") is None
+
+
+def test_blank_sentences_stop_a_run_unless_they_are_skipped(tmp_path):
+    generate(tmp_path, train=3, val=2, test_a=0, test_b=0, size=64, workers=1, progress=False)
+    path = tmp_path / "refshapes" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    for split in ("train", "val"):
+        next(ref for ref in refs if ref["split"] == split)["sentences"][0]["sent"] = " "
+    path.write_bytes(pickle.dumps(refs))
+    asked = {"data.root": str(tmp_path), "data.image_size": 64}
+
+    def loaders(task, **more):
+        found = settings.find_config(task, "refshapes", "tiny", None)
+        config = settings.load(found, {**asked, **more})
+        row, opened = task_of(config), task_of(config).open(config.to_dict()["data"])
+        yield lambda: row.train(opened, config.to_dict(), "cpu")
+        yield lambda: row.val(opened, "val", config.to_dict(), "cpu")
+
+    for task in ("res", "rec"):
+        for load in loaders(task):
+            with pytest.raises(DataFileError, match=r"empty.*--set data\.on_empty=skip"):
+                load()
+        for load in loaders(task, **{"data.on_empty": "skip"}):
+            assert len(load().dataset)
+        for load in loaders(task, **{"data.on_empty": "drop"}):
+            with pytest.raises(UnknownNameError, match="error, skip"):
+                load()
 
 
 @pytest.mark.parametrize(
