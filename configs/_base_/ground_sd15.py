@@ -22,6 +22,7 @@ model = dict(
 )
 data = dict(
     val_dataset=None,  # another data set to validate on
+    phrases=None,  # converted files, one or several, to read the data set from instead of its own
     box_values="float",  # 'int': true boxes cut to whole numbers, as published
 )
 optim = dict(

@@ -17,7 +17,7 @@ model = dict(
     auxiliary=True,
     divide_by="phrases",
 )
-data = dict(val_dataset=None, box_values="float", overlap="union")
+data = dict(val_dataset=None, phrases=None, box_values="float", overlap="union")
 optim = dict(lr=2e-3, lr_batch=None, warmup=50, muon=None)
 schedule = dict(batch_size=32, print_freq=20)
 grounding = dict(protocol="reftr", clamp=False)

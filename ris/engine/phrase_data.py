@@ -1,7 +1,8 @@
 """From a run's settings to phrases, their data sets and loaders.
 
 Whatever the source, phrases are records of the common format: REFER's data sets (a sentence is a
-caption that is one phrase), RefShapes' captions, or a file that tools/phrases_convert.py wrote.
+caption that is one phrase), RefShapes' captions, or files that tools/phrases_convert.py wrote: the
+catalog's of a data set, or those of `data.phrases`.
 """
 
 from __future__ import annotations
@@ -77,10 +78,15 @@ def _dataset(
     folders: dict[str, Path] = {}
     for part in parts_of(name):
         row = find_dataset(part)
-        if row.phrases is None:
+        given = files_of(data, part)
+        if not given and row.phrases is None:
             own, places = _of_refer(data, row, splits, masks)
         else:
-            own = _of_file(Path(data["root"]) / row.phrases, row, masks)
+            if given:
+                own = [record for file in given for record in load_phrases(Path(file)).records]
+            else:
+                assert row.phrases is not None
+                own = _of_file(Path(data["root"]) / row.phrases, row, masks)
             places = dict.fromkeys({record.source for record in own}, _pictures(data, row))
         records += own
         folders |= places
@@ -94,6 +100,17 @@ def _dataset(
         masks=masks,
         content=group == "caption" and settings["model"].get("cache_dir") is not None,
     )
+
+
+def files_of(data: Mapping[str, Any], name: str) -> list[str]:
+    """The files that `data.phrases` has the data set `name` read from, none for its own ones.
+
+    They are those of the first part of a mixture, as a splitBy is.
+    """
+    given = data.get("phrases")
+    if not given or name != parts_of(data["dataset"])[0]:
+        return []
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _of_file(path: Path, row: DataSet, masks: bool) -> list[PhraseRecord]:

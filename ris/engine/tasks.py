@@ -207,13 +207,15 @@ def scored_on(config: Config) -> tuple[str, str | None]:
     """The data set that a run is scored on and its splitBy, None where there is none.
 
     Of a mixture that is its first part; tasks rec and phrase score `data.val_dataset`, or every
-    part of their mixture, each in its own splitBy.
+    part of their mixture, each in its own splitBy; files of `data.phrases` have none.
     """
     name = config.data.dataset
     if config.task in _GROUNDING:
         name = config.data.get("val_dataset") or name
         if len(parts_of(name)) > 1:
             return name, None
+        if phrase_data.files_of(config.data, name):
+            return name, None  # the files do not say
     else:
         name = parts_of(name)[0]
     split_by = data.split_by_of(config.data, name)

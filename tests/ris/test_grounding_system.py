@@ -10,14 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from refer import REFER
 from refer.boxes import to_pixels
+from refer.errors import MissingDataError
 from refer.evaluation import GROUNDING_PROTOCOLS, load_predictions
+from refer.readers.phrases import save_phrases
+from refer.readers.refer_phrases import refer_phrases
 from ris import Predictor
 from ris.checkpoints import load, save, start_from
 from ris.cli import main
 from ris.engine import optim, settings
 from ris.engine.ground_metric import GroundMetric
-from ris.engine.tasks import TASKS, task_of
+from ris.engine.tasks import TASKS, scored_on, task_of
 from ris.errors import CheckpointError, OptionError
 from ris.grounding import GroundAnswer, GroundRefer
 from vpd import DiffusionBackbone
@@ -240,6 +244,37 @@ def test_phrases_are_trained_tested_and_drawn(root, tmp_path, capsys):
     assert [answer["expression"] for answer in said] == ["a red circle", "a star"]
     assert all(answer["caption"] == "a red circle and a star" for answer in said)
     assert Image.open(tmp_path / "o.png").width >= 64
+
+
+def test_phrases_are_read_from_files_of_ones_own(root, tmp_path):
+    """One file a split, as RefTR's lists are, in place of the data set's own."""
+    records = list(refer_phrases(REFER(root, "refshapes")))[::2]  # not what is read without them
+    files = []
+    for split in ("train", "val"):
+        files.append(str(tmp_path / f"{split}.jsonl"))
+        save_phrases(Path(files[-1]), (r for r in records if r.split == split), {})
+    recipe = settings.find_config("rec", "refshapes", "tiny", None)
+    asked = {"data.root": str(root), "data.image_size": 64, "model.head.answers": "boxes"}
+
+    def ids(phrases, dataset="refshapes"):
+        config = settings.load(recipe, {**asked, "data.phrases": phrases, "data.dataset": dataset})
+        task, found = task_of(config), config.to_dict()
+        loaders = task.train([], found, "cpu"), task.val([], "val", found, "cpu")
+        return [{record.id for record in loader.dataset.records} for loader in loaders], config
+
+    own, config = ids(None)
+    assert scored_on(config) == ("refshapes", "unc")
+    read, config = ids(files)
+    assert read == [{r.id for r in records if r.split == split} for split in ("train", "val")]
+    assert all(one < other for one, other in zip(read, own, strict=True))
+    assert scored_on(config) == ("refshapes", None)  # the files do not say which
+    # Of a mixture, they are those of its first part.
+    both, _ = ids(files, "refshapes+phraseshapes")
+    assert both[1] > read[1]
+    one = settings.load(recipe, {**asked, "data.phrases": files[1]}).to_dict()
+    assert len(task_of(config).val([], "val", one, "cpu").dataset.records) == len(read[1])
+    with pytest.raises(MissingDataError, match=r"nowhere\.jsonl"):
+        ids([str(tmp_path / "nowhere.jsonl")])
 
 
 def test_expressions_first_boxes_then_masks(root, tmp_path, capsys):
