@@ -60,7 +60,8 @@ def test_features_equal_diffusers_own_forward(tiny):
     for handle in handles:
         handle.remove()
     for level, feature in enumerate(found.features):
-        assert torch.allclose(feature, expected[level], atol=1e-5), level
+        # Values reach 8; which kernels sum, and in what order, is the machine's affair.
+        torch.testing.assert_close(feature, expected[level], atol=1e-4, rtol=0)
 
 
 def test_maps_equal_a_plain_softmax(tiny):
