@@ -43,7 +43,8 @@ HELP = {
     "--refer_data_root": "folder with refcoco/, refcoco+/, refcocog/ and images/",
     "--image_root": "folder with the pictures, where it is not below the data root",
     "--img_size": "side of the square that pictures are squashed to; a multiple of 64",
-    "--overlap": "pixels under several polygons: 'drop' (published) or 'union'",
+    "--overlap": "pixels under several polygons: 'drop' (published for one target) or 'union' "
+    "(published for several or none)",
     "--batch-size": "refs a process and step",
     "--print-freq": "steps between two progress lines",
     "--precision": "fp32 or bf16 (autocast)",

@@ -232,9 +232,11 @@ def _describe(
 ) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
+    other = identity(config)["dataset"]
+    scored = "" if other == config.data.dataset else f" of {other}"
     runner.logger.info(
         f"{config.data.dataset}: {len(data.refs_of(train_data))} refs to train on, "
-        f"{len(data.pictures_of(val_data))} pictures to validate on; "
+        f"{len(data.pictures_of(val_data))} pictures{scored} to validate on; "
         f"backbone {model.backbone.source}, unet_mode {model.backbone.unet_mode}; "
         f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
     )
