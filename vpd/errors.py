@@ -19,9 +19,13 @@ class TextError(VPDError, ValueError):
     """An expression that cannot be encoded (empty, or not a string)."""
 
 
-def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
-    """An ImportError that tells which extra brings `package`."""
-    return ImportError(
+class ExtraError(VPDError, ImportError):
+    """An optional package is not installed."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> ExtraError:
+    """An error that tells which extra brings `package`."""
+    return ExtraError(
         f"{purpose} needs the package '{package}', which is not installed; "
         f"install it with: pip install 'vpd-ris[{extra}]'"
     )

@@ -274,3 +274,11 @@ def test_shapes_command_refuses_in_one_line(tmp_path, capsys):
     assert main(["shapes", str(tmp_path), "--train", "1"]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert (tmp_path / "images" / "refshapes" / "mine.jpg").exists()
+
+
+def test_a_package_that_is_not_installed_is_named(train_arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers", None)  # as if it were not there
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    run = [*train_arguments, "--logdir", str(tmp_path), "--attention", "xformers"]
+    assert main(run) == 2
+    assert "pip install 'vpd-ris[xformers]'" in capsys.readouterr().err
