@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := $(VENV)/.extras
 LOCK := $(VENV)-lock
+# Two processes share the tests; a process takes about 2 GB.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test quick check extras docs lock clean
 
@@ -27,10 +30,10 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py --out work_dirs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests $(PARALLEL)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests $(PARALLEL) -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -46,6 +46,10 @@ while :; do
   wait "$pid" && code=0 || code=$?
   kill -0 "$pid" 2>/dev/null || break
 done
+# A signal ended that wait, but the run was gone before the loop could look: ask for its own code.
+if [ "$code" -gt 128 ]; then
+  wait "$pid" && code=0 || code=$?
+fi
 # torchrun gives a code of its own when it is stopped.
 [ ! -e "$logdir/resume/stopped" ] || code=75
 exit "$code"

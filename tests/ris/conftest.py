@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,3 +41,36 @@ def trained(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
     arguments = [*train_arguments, "--logdir", str(folder), "--epochs", "2"]
     assert main([*arguments, "--output-dir", str(folder / "best")]) == 0
     return folder
+
+
+SEVERAL = """import json, sys
+from ris.cli import main
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    if code:
+        raise SystemExit(code)
+"""
+
+
+@pytest.fixture(scope="session")
+def launch(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`launch(3, one, two)`: these commands of `ris`, one after the other, on three processes.
+
+    Several in one launch, since loading the libraries takes longer than a command does. The
+    processes find a free port by themselves.
+    """
+    program = tmp_path_factory.mktemp("launch") / "several.py"
+    program.write_text(SEVERAL)
+
+    def launched(processes: int, *commands: list[str]) -> None:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+            str(processes), str(program), json.dumps(commands),
+        ]  # fmt: skip
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=280,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+
+    return launched

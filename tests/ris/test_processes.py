@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from refer.shapes import generate
+from ris.cli import main
 
-FIRST_PORT = 29640
+Launch = Callable[..., None]
+TASKS = [("grefshapes", "gres"), ("phraseshapes", "phrase"), ("refshapes", "rec")]
 
 
 @pytest.fixture(scope="module")
@@ -23,43 +23,47 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(repo: Path, processes: int, port: int, *arguments: str) -> None:
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port",
-              str(port)]  # fmt: skip
-    command = [sys.executable, *(launch if processes > 1 else []), "-m", "ris.cli", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "dataset", "task"),
-    [(0, "grefshapes", "gres"), (1, "phraseshapes", "phrase"), (2, "refshapes", "rec")],
-)
-def test_two_processes_do_as_one(number, dataset, task, root, repo, tmp_path):
-    port = FIRST_PORT + 2 * number
-    common = [
+def common(dataset: str, task: str, root: Path) -> list[str]:
+    return [
         "--dataset", dataset, "--task", task, "--backbone", "tiny", "--device", "cpu",
         "--refer_data_root", str(root), "--img_size", "64", "--workers", "0",
         "--set", "data.eval_pictures=1",  # the batch then owes nothing to who has which picture
     ]  # fmt: skip
-    train = ["train", *common, "--epochs", "1", "--batch-size", "4", "--logdir",
-             str(tmp_path / "run"), "--output-dir", str(tmp_path)]  # fmt: skip
-    run(repo, 2, port, *train)
-    trained = json.loads((tmp_path / "run/metrics.json").read_text())
+
+
+def testing(dataset: str, task: str, root: Path, folder: Path, name: str) -> list[str]:
+    best = folder / dataset / f"model_best_{dataset}"
+    return ["test", *common(dataset, task, root), "--checkpoint", str(best), "--split", "val",
+            "--logdir", str(folder / dataset / name)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path, launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every task trained and tested on two processes; a folder of each, by its data set."""
+    folder = tmp_path_factory.mktemp("runs")
+    commands = []
+    for dataset, task in TASKS:
+        own = folder / dataset
+        commands.append(["train", *common(dataset, task, root), "--epochs", "1", "--batch-size",
+                         "4", "--logdir", str(own / "run"), "--output-dir", str(own)])  # fmt: skip
+        commands.append(testing(dataset, task, root, folder, "2"))
+    launch(2, *commands)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dataset", "task"), TASKS)
+def test_two_processes_do_as_one(dataset, task, root, runs):
+    own = runs / dataset
+    trained = json.loads((own / "run/metrics.json").read_text())
     assert trained["world_size"] == 2
     assert trained["total_batch"] == 8
-    best = tmp_path / f"model_best_{dataset}"
     # Three pictures for two processes: one of them has one more.
-    for processes in (1, 2):
-        logdir = ["--logdir", str(tmp_path / str(processes))]
-        run(repo, processes, port + 1, "test", *common, "--checkpoint", str(best), "--split",
-            "val", *logdir)  # fmt: skip
-    alone, together = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12")
+    assert main(testing(dataset, task, root, runs, "1")) == 0
+    alone, together = (json.loads((own / n / "metrics.json").read_text()) for n in "12")
     assert together["world_size"] == 2
     assert alone["scores"] == together["scores"]
-    assert answers(tmp_path / "1") == answers(tmp_path / "2") != {}
+    assert answers(own / "1") == answers(own / "2") != {}
 
 
 def answers(folder: Path) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,42 +105,6 @@ def test_resume_goes_on_where_it_stopped(train_arguments, tmp_path, capsys):
     # So would moments that are another optimizer's.
     assert main([*arguments, "--epochs", "3", "--resume", "auto", "--set", "optim.muon=None"]) == 2
     assert "another optimizer" in capsys.readouterr().err
-
-
-def test_two_processes_score_the_same_integers(trained, shapes_root, tmp_path, repo):
-    """Sharded evaluation on a split whose size two does not divide... and none counted twice."""
-    results = []
-    for processes in (1, 2):
-        logdir = tmp_path / str(processes)
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-        command = [
-            sys.executable, *(launch if processes > 1 else []), "-m", "ris.cli", "test",
-            "--dataset", "refshapes", "--backbone", "tiny", "--device", "cpu", "--split", "testA",
-            "--checkpoint", str(trained / BEST), "--refer_data_root", str(shapes_root),
-            "--img_size", "64", "--workers", "0", "--logdir", str(logdir),
-            "--set", "data.eval_pictures=1",
-        ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-        assert run.returncode == 0, run.stderr[-2000:]
-        results.append(load_records(logdir / "records_testA.jsonl").records)
-    assert results[0] == results[1]
-
-
-@pytest.mark.slow
-def test_two_processes_train_alike(train_arguments, tmp_path, repo):
-    """DDP on CPU runs, and both ranks end with one model."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        "29618", "-m", "ris.cli", *train_arguments, "--logdir", str(tmp_path), "--epochs", "1",
-        "--output-dir", str(tmp_path / "b"),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr[-2000:]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["world_size"] == 2
-    assert metrics["total_batch"] == 16
 
 
 def test_predict_draws_every_expression(trained, shapes_root, tmp_path, capsys):
