@@ -144,7 +144,7 @@ def fill(page: str, results: Path, docs: Path) -> str:
 
 
 def table(name: str, results: Path) -> str:
-    """Markdown of a CSV's rows, and the machines they come from; or that there are none."""
+    """Markdown of a CSV's rows, a table for each machine they come from; or that there are none."""
     file, columns = TABLES[name]
     if not (results / file).is_file():
         return ABSENT
@@ -152,10 +152,14 @@ def table(name: str, results: Path) -> str:
         rows = list(csv.DictReader(opened))
     if not rows:
         return ABSENT
-    lines = [" | ".join(title for title, _ in columns), "|".join("---" for _ in columns)]
-    lines += [" | ".join(read(row) for _, read in columns) for row in rows]
-    machines = sorted({row.get("machine") or row["device"] for row in rows})
-    return "\n".join([*(f"| {line} |" for line in lines), "", f"On {'; '.join(machines)}."])
+    machines = list(dict.fromkeys(row.get("machine") or row["device"] for row in rows))
+    parts = []
+    for machine in machines:
+        own = [row for row in rows if (row.get("machine") or row["device"]) == machine]
+        lines = [" | ".join(title for title, _ in columns), "|".join("---" for _ in columns)]
+        lines += [" | ".join(read(row) for _, read in columns) for row in own]
+        parts += [*(f"| {line} |" for line in lines), "", f"On {machine}.", ""]
+    return "\n".join(parts[:-1])
 
 
 if __name__ == "__main__":

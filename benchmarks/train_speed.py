@@ -36,15 +36,21 @@ from published_way import (
 from refer.transforms import normalise
 from ris.engine.optim import build_optimizer
 
-KEYS = ("size", "side", "way", "device", "precision", "allocator")
+KEYS = ("size", "side", "way", "device", "precision", "allocator", "machine")
 WAYS = {
     "published": {"unet_mode": "finetune", "attention_kernel": "eager", "checkpointing": True},
     "finetune": {"unet_mode": "finetune"},
     "finetune, checkpointing": {"unet_mode": "finetune", "checkpointing": True},
+    "finetune, light checkpointing": {"unet_mode": "finetune", "checkpointing": "light"},
     "finetune, in backward": {"unet_mode": "finetune"},
     "finetune, checkpointing, in backward": {"unet_mode": "finetune", "checkpointing": True},
+    "finetune, light checkpointing, in backward": {
+        "unet_mode": "finetune",
+        "checkpointing": "light",
+    },
     "frozen": {"unet_mode": "frozen"},
     "frozen, checkpointing": {"unet_mode": "frozen", "checkpointing": True},
+    "frozen, light checkpointing": {"unet_mode": "frozen", "checkpointing": "light"},
     "frozen, weights in bf16": {"unet_mode": "frozen"},  # `optim.lower_frozen`
 }
 ONLY_BF16 = ("frozen, weights in bf16",)
@@ -81,7 +87,7 @@ def main() -> None:
             "--precision", "fp32" if way == "published" else arguments.precision,
         ]  # fmt: skip
         rows += in_child(__file__, own, arguments.allocator)
-    same = ("size", "side", "device", "allocator")
+    same = ("size", "side", "device", "allocator", "machine")
     known_rows = [*rows, *read(arguments.csv)]
     base = next(
         (
@@ -113,7 +119,7 @@ def main() -> None:
 def as_launched(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """This row's time and peak against the published way's under the system's allocator, in which
     published code runs unless told otherwise; empty where that was not measured."""
-    same = ("size", "side", "batch", "device")
+    same = ("size", "side", "batch", "device", "machine")
     for base in rows:
         if (base["way"], base["allocator"]) == ("published", "default") and all(
             str(base[name]) == str(row[name]) for name in same

@@ -33,7 +33,9 @@ def test_rows_become_a_table_and_a_second_run_changes_nothing(page, repo, tmp_pa
     (tmp_path / page.PLOT).touch()
     text = page.fill((repo / "docs/speed.md").read_text(), tmp_path, tmp_path)
     assert "| tiny, 128 px, cpu, fp32 | 4 | kept | 13.39 (12 to 14) |" in text
-    assert "On a slow one; one." in text
+    slow, fast = text.split("On a slow one.")
+    assert "| full, 512 px, cuda, bf16 | 4 | default | 90 (80 to 95) |" in fast.split("On one.")[0]
+    assert "cuda" not in slow.split("| size, picture, device, precision | sentences")[-1]
     assert f"]({page.PLOT})" in text
     assert page.fill(text, tmp_path, tmp_path) == text
 

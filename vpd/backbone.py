@@ -41,6 +41,8 @@ class DiffusionBackbone(nn.Module):
         attention_maps: join the cross-attention maps to the pyramid.
         text_adapter: False leaves the text features as CLIP gives them.
         latent_scale: factor on the latent; the published code uses 1.0, not SD's 0.18215.
+        checkpointing: compute again in the backward pass instead of keeping: True every block,
+            `light` what is cheap (`vpd.light`); the same gradients.
         channels_last: keep UNet and VAE with the channels innermost. The same sums in another
             order: faster on many devices, but no longer the same bits.
         trades: options that give up exactness for speed (`vpd.trades`); none by default.
@@ -58,7 +60,7 @@ class DiffusionBackbone(nn.Module):
         map_gradient: bool = False,
         text_adapter: bool = True,
         latent_scale: float = 1.0,
-        checkpointing: bool = False,
+        checkpointing: bool | str = False,
         compiled: bool = False,
         lora_rank: int = 16,
         channels_last: bool = False,

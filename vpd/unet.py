@@ -24,12 +24,13 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vpd import attention
+from vpd import attention, light
 from vpd.errors import ConfigError
 from vpd.merging import Grid, MergingProcessor
 from vpd.timestep import ConstantTime
 
 STRIDES = (8, 16, 32, 64)
+CHECKPOINTING = (False, "light", True)
 MAP_LEVELS = (1, 2)  # levels whose cross-attention maps join the pyramid: strides 16 and 32
 
 
@@ -67,7 +68,8 @@ class UNetFeatures:
         maps: also form the cross-attention maps of levels 1 and 2.
         map_gradient: let the loss reach the UNet through the maps (published code: it does not).
         kernel: `sdpa`, `xformers` or `eager`, for every layer that forms no map.
-        checkpointing: recompute blocks in the backward pass instead of keeping activations.
+        checkpointing: True recomputes blocks in the backward pass instead of keeping activations;
+            `light` only what is cheap to recompute (`vpd.light`).
         compiled: let torch.compile make one kernel graph of each kind of block. Blocks of one shape
             share it, so that a whole UNet is ready in the time of a few; the first passes wait.
     """
@@ -80,7 +82,7 @@ class UNetFeatures:
         maps: bool = True,
         map_gradient: bool = False,
         kernel: str = "sdpa",
-        checkpointing: bool = False,
+        checkpointing: bool | str = False,
         compiled: bool = False,
     ) -> None:
         if len(unet.up_blocks) != len(STRIDES):
@@ -88,8 +90,17 @@ class UNetFeatures:
         steps = getattr(unet.config, "num_train_timesteps", 1000) or 1000
         if not 0 <= timestep < steps:
             raise ConfigError(f"timestep {timestep} is outside 0 to {steps - 1}")
-        if checkpointing and map_gradient:
+        if checkpointing not in CHECKPOINTING:
+            allowed = ", ".join(map(str, CHECKPOINTING))
+            raise ConfigError(f"checkpointing is {checkpointing!r}; choose one of {allowed}")
+        checkpointing = checkpointing if checkpointing == "light" else bool(checkpointing)
+        if checkpointing is True and map_gradient:
             raise ConfigError("checkpointing recomputes the maps, so map_gradient cannot be kept")
+        if checkpointing == "light" and compiled:
+            raise ConfigError(
+                "checkpointing='light' and compiled=True exclude each other: compiled blocks "
+                "choose by themselves what they keep"
+            )
         self.unet = unet
         self.timestep = timestep
         self.time = ConstantTime(unet, timestep)
@@ -141,10 +152,10 @@ class UNetFeatures:
         skips = [(hidden, met_text)]
         for block in unet.down_blocks:
             for layer, resnet in enumerate(block.resnets):
-                hidden = self._run(resnet, hidden, emb)
+                hidden = self._resnet(resnet, hidden, emb)
                 transformer = attention_of(block, layer)
                 if transformer is not None and not met_text and picture_index is not None:
-                    hidden = self._meet_text(transformer, hidden, context, pairs)
+                    hidden = self._transformer(transformer, hidden, context, pairs)
                 elif transformer is not None:
                     hidden = self._attend(transformer, hidden, context)
                 met_text = met_text or transformer is not None
@@ -165,7 +176,7 @@ class UNetFeatures:
             for layer, resnet in enumerate(block.resnets):
                 skip, of_pairs = skips.pop()
                 skip = skip if of_pairs else pairs(skip)
-                hidden = self._run(resnet, torch.cat([hidden, skip], dim=1), emb)
+                hidden = self._resnet(resnet, torch.cat([hidden, skip], dim=1), emb)
                 transformer = attention_of(block, layer)
                 if transformer is not None:
                     hidden = self._attend(transformer, hidden, context)
@@ -184,12 +195,12 @@ class UNetFeatures:
         return FeaturePyramid(tuple(reversed(features)), maps)
 
     def _middle(self, middle: Any, hidden: Tensor, context: Tensor, emb: Tensor) -> Tensor:
-        hidden = self._run(middle.resnets[0], hidden, emb)
+        hidden = self._resnet(middle.resnets[0], hidden, emb)
         for layer, resnet in enumerate(middle.resnets[1:]):
             transformer = attention_of(middle, layer)
             if transformer is not None:
                 hidden = self._attend(transformer, hidden, context)
-            hidden = self._run(resnet, hidden, emb)
+            hidden = self._resnet(resnet, hidden, emb)
         return hidden
 
     def merge_tokens(self, ratio: float, levels: int = 1) -> None:
@@ -208,38 +219,45 @@ class UNetFeatures:
                 layer.set_processor(MergingProcessor(layer.processor, ratio, self._grid, level))
 
     def _run(self, module: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.checkpointing is True and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
+    def _resnet(self, block: ResnetBlock2D, hidden: Tensor, emb: Tensor) -> Tensor:
+        if self.checkpointing == "light" and light.fits(block):
+            return light.residual(block, hidden, emb)
+        return self._run(block, hidden, emb)
+
     def _attend(self, transformer: Transformer2DModel, hidden: Tensor, context: Tensor) -> Tensor:
+        if self.checkpointing == "light" and all(map(light.fits, transformer.transformer_blocks)):
+            return self._transformer(transformer, hidden, context, lambda tokens: tokens)
+
         def attend(hidden: Tensor, context: Tensor) -> Tensor:
             return transformer(hidden, encoder_hidden_states=context, return_dict=False)[0]
 
         return self._run(attend, hidden, context)
 
-    def _meet_text(
+    def _transformer(
         self,
         transformer: Transformer2DModel,
         hidden: Tensor,
         context: Tensor,
         pairs: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """The first transformer of the pass: pictures [P, C, h, w] in, pairs [B, C, h, w] out.
+        """A transformer of the pass: pictures [P, C, h, w] in, pairs [B, C, h, w] out.
 
         What diffusers' own forward computes, with the step from pictures to pairs in its middle,
         behind the self-attention of its first block.
         """
         first, *rest = transformer.transformer_blocks
+        lightly = self.checkpointing == "light"
 
         def attend(hidden: Tensor, context: Tensor) -> Tensor:
             h, w = hidden.shape[-2:]
             tokens, width = transformer._operate_on_continuous_inputs(hidden)
-            tokens = pairs(tokens + first.attn1(first.norm1(tokens)))
-            tokens = tokens + first.attn2(first.norm2(tokens), encoder_hidden_states=context)
-            tokens = tokens + first.ff(first.norm3(tokens))
+            tokens = light.attended(first, tokens, context, pairs, light=lightly)
             for block in rest:
-                tokens = block(tokens, encoder_hidden_states=context)
+                tokens = light.attended(block, tokens, context, light=lightly)
             residual = pairs(hidden)
             # Its shape, not its len, which would become a constant when the model is exported.
             return transformer._get_output_for_continuous_inputs(

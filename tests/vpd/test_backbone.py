@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vpd import ConfigError, DiffusionBackbone, TextError
+from vpd import ConfigError, DiffusionBackbone, TextError, light
 from vpd.attention import KERNELS
 from vpd.weights import random_components
 from vpd.zoo import ZOO
@@ -172,19 +172,62 @@ def test_unet_modes_decide_what_learns(mode, unet_learns):
         assert all("lora" in name for name in moved if name.startswith("unet."))
 
 
-def test_checkpointing_changes_no_gradient():
-    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
-    gradients = []
-    for checkpointing in (False, True):
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_checkpointing_changes_no_gradient(mode):
+    """Not by a bit; and the lighter it is, the more is kept for the backward pass."""
+    latent, text = torch.randn(2, 8, 8, 8), torch.randn(3, 8, 64)
+    pictures = torch.tensor([0, 1, 1])
+    gradients, kept = [], []
+    for checkpointing in (False, "light", True):
         torch.manual_seed(0)
         backbone = DiffusionBackbone.from_name(
-            "tiny", "random", token_length=8, unet_mode="finetune", checkpointing=checkpointing
+            "tiny", "random", token_length=8, unet_mode=mode, checkpointing=checkpointing
         )
-        sum(f.square().mean() for f in backbone(latent, text).joined()).backward()
+        weights = {value.untyped_storage().data_ptr() for value in backbone.parameters()}
+        held: dict[int, tuple[int, torch.UntypedStorage]] = {}
+
+        def keep(value: torch.Tensor, weights=weights, held=held) -> torch.Tensor:
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in weights:
+                held[storage.data_ptr()] = (storage.nbytes(), storage)
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            pyramid = backbone(latent, text, pictures)
+        sum(f.square().mean() for f in pyramid.joined()).backward()
         gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+        kept.append(sum(size for size, _ in held.values()))
+    assert kept[0] > 1.3 * kept[1] > 1.3 * kept[2]
+    for other in gradients[1:]:
+        assert gradients[0].keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in gradients[0].items())
+
+
+def test_light_checkpointing_leaves_blocks_it_does_not_know_as_they_are(monkeypatch):
+    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
+    backbone = DiffusionBackbone.from_name(
+        "tiny", "random", token_length=8, unet_mode="finetune", checkpointing="light"
+    )
+    wanted = backbone(latent, text).features
+    block = backbone.unet.mid_block.resnets[0]
+    assert light.fits(block)
+    block.output_scale_factor = 2.0  # is heeded
+    assert not torch.equal(backbone(latent, text).features[0], wanted[0])
+    block.output_scale_factor = 1.0
+    monkeypatch.setattr(light, "fits", lambda module: False)
+    for name in ("residual", "attended"):
+        monkeypatch.setattr(light, name, None)
+    assert all(map(torch.equal, backbone(latent, text).features, wanted))
+
+
+def test_checkpointing_is_refused_where_it_cannot_be():
+    for options, said in (
+        ({"checkpointing": "heavy"}, "'heavy'; choose one of False, light, True"),
+        ({"checkpointing": "light", "compiled": True}, "exclude each other"),
+        ({"checkpointing": True, "map_gradient": True}, "map_gradient cannot be kept"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            DiffusionBackbone.from_name("tiny", "random", token_length=8, **options)
 
 
 def test_text_is_encoded_once_per_distinct_sentence(tiny):
