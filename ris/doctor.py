@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,10 +64,13 @@ def versions() -> list[Finding]:
 
 
 def devices() -> list[Finding]:
-    """CPU, and each CUDA device with its memory and whether it has bfloat16."""
+    """CPU, the speed of bfloat16 there, and each CUDA device with its memory."""
     import torch
 
-    found = [Finding("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
+    found = [
+        Finding("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        half_precision("cpu", products(1024, "cpu", "bfloat16") / products(1024, "cpu", "float32")),
+    ]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         found.append(
@@ -78,7 +82,7 @@ def devices() -> list[Finding]:
                 + (", bfloat16" if card.major >= 8 else ", no bfloat16"),
             )
         )
-    if len(found) == 1:
+    if not torch.cuda.device_count():
         build = torch.version.cuda
         cure = (
             "check nvidia-smi and the driver: torch is built for CUDA and sees none"
@@ -89,6 +93,28 @@ def devices() -> list[Finding]:
         seen = f"none (torch built {f'for CUDA {build}' if build else 'without CUDA'})"
         found.append(Finding("cuda", None, seen, cure))
     return found
+
+
+def half_precision(device: str, ratio: float) -> Finding:
+    """Whether bfloat16 is worth asking for: `ratio` is its speed over float32's."""
+    seen = f"matrix products in bfloat16 run at {ratio:.1f} times the speed of float32"
+    name = f"bf16 on {device}"
+    if ratio < 1.2:
+        return Finding(name, None, seen, "leave --precision at fp32 here")
+    return Finding(name, True, f"{seen}: --precision bf16 is worth it")
+
+
+def products(side: int, device: str, dtype: str) -> float:
+    """Operations a second of a square matrix product: the best of several."""
+    import torch
+
+    one = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
+    best = float("inf")
+    for _ in range(6):  # the first is slow
+        started = time.perf_counter()
+        one @ one
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
 
 
 def kernels() -> list[Finding]:
