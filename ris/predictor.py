@@ -74,10 +74,13 @@ class Predictor:
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         fast_convolutions: bool = True,
+        image_size: int | Sequence[int] | None = None,
         **options: Any,
     ) -> Predictor:
         """From a checkpoint folder, a released `.pth`, or a Hub id written by `push_to_hub`.
 
+        image_size: another than that of the training; a released file, which names none, is taken
+            at 512.
         revision: branch, tag or commit of a Hub id. options: as for `ris.checkpoints.load`.
 
         Raises CheckpointError or vpd.WeightsError with the cure, also when offline.
@@ -88,7 +91,8 @@ class Predictor:
             raise OptionError(f"revision {revision!r} is for a Hub id; {path} is none")
         model = checkpoints.load(path, **options)
         info = checkpoints.read_config(path)["info"] if Path(path).is_dir() else {}
-        size = info.get("image_size", 512)
+        trained_at = info.get("image_size", 512)
+        size = trained_at if image_size is None else image_size
         return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:

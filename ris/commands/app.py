@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     loading.add(parser)
+    loading.add_size(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.max_mb < 1:
         raise OptionError(f"--max-mb is {arguments.max_mb}; want 1 or more")
-    extra = loading.options(arguments, arguments.weights)
+    extra = {**loading.options(arguments, arguments.weights), **loading.size(arguments)}
     if choose_device(arguments.device).type == "cpu":
         keep_heap()
     predictor = Predictor.from_pretrained(arguments.weights, device=arguments.device, **extra)

@@ -66,7 +66,6 @@ def _to_torch(arguments: argparse.Namespace, target: Path, kind: str) -> None:
 
 def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
     from ris import onnx_export
-    from ris.engine.settings import image_size
     from ris.errors import OptionError
     from ris.predictor import Predictor
 
@@ -74,13 +73,11 @@ def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
     if arguments.sentences and len(arguments.sentences) < 2:
         raise OptionError("--sentences wants two or more: their number is free in the files")
     source = arguments.source
-    extra = loading.options(arguments, source)
+    extra = {**loading.options(arguments, source), **loading.size(arguments)}
     # Compiled blocks cannot be traced, and only this kernel is known to exporters.
     predictor = Predictor.from_pretrained(
         source, device="cpu", dtype="float32", compiled=False, attention_kernel="sdpa", **extra
     )
-    if arguments.img_size is not None:
-        predictor.image_size = image_size(arguments.img_size)
     picture, sentences = onnx_export.generated(onnx_export.square(predictor))
     found = onnx_export.export(
         predictor,

@@ -24,6 +24,23 @@ def add_released(parser: argparse.ArgumentParser) -> None:
                         f"(default: {HEADS}, as Stable Diffusion 1.x has)")  # fmt: skip
 
 
+def add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--img_size", type=int, help="side in pixels that pictures are squashed to "
+                        "(default: as trained; 512 for a released .pth)")  # fmt: skip
+
+
+def size(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The argument of `Predictor.from_pretrained` that `--img_size` comes to, if it was given.
+
+    Raises OptionError for a size that no model takes.
+    """
+    if arguments.img_size is None:
+        return {}
+    from ris.engine.settings import image_size
+
+    return {"image_size": image_size(arguments.img_size)}
+
+
 def options(arguments: argparse.Namespace, weights: str) -> dict[str, Any]:
     """Arguments of `Predictor.from_pretrained` and `checkpoints.load` for these `weights`.
 

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 "
                         "(default: float32 on the CPU, bfloat16 on CUDA)")  # fmt: skip
     loading.add(parser)
+    loading.add_size(parser)
     parser.add_argument("--token_length", type=int, help="checked against the checkpoint")
     parser.add_argument("--trade", nargs="+", default=[], metavar="NAME=VALUE", help="speed for "
                         "accuracy: int8=True, merge_tokens=0.5, tiny_vae=FOLDER")  # fmt: skip
@@ -114,7 +115,7 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
     from ris.devices import choose_device
     from ris.predictor import Predictor
 
-    extra = loading.options(arguments, arguments.weights)
+    extra = {**loading.options(arguments, arguments.weights), **loading.size(arguments)}
     if arguments.trade:
         extra["trades"] = options.entries(arguments.trade, "--trade")
     if choose_device(arguments.device).type == "cpu":

@@ -16,6 +16,8 @@ from vpd.zoo import named
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Backbones that are trained by the recipe of another one, with nothing but the name changed.
 RECIPE_OF = {"sd21": "sd15"}
+# What an entry may be beside True or False.
+WORDS = {"model.backbone.checkpointing": ("light",)}
 
 
 def find_config(task: str, dataset: str, backbone: str, size: int | tuple[int, int] | None) -> Path:
@@ -168,8 +170,12 @@ def _whole(value: Any) -> bool:
 def _check_kind(name: str, value: Any, current: Any) -> None:
     """Raise OptionError for what is no number where the config has one, or True or False: 'false'
     would count as true, and other values fail only where the number is used."""
+    words = WORDS.get(name, ())
+    if value in words:
+        return
     if isinstance(value, (str, list, tuple, dict)) and isinstance(current, (int, float)):
         wanted = "True or False" if isinstance(current, bool) else "a number"
+        wanted = ", ".join([*words, wanted])
         raise OptionError(
             f"config entry {name} wants {wanted}, got {value!r}; the config has {current}"
         )

@@ -39,6 +39,20 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+def test_another_size_than_that_of_the_training(weights, pictures, tmp_path, capsys):
+    command = ["predict", str(pictures / "b.png"), "a tree", "--weights", str(weights)]
+    for size in (64, 128):
+        out = ["--out", str(tmp_path / f"{size}.png"), "--json", str(tmp_path / str(size))]
+        assert main([*command, *out, "--img_size", str(size)]) == 0
+        predictor = Predictor.from_pretrained(weights, image_size=size)
+        predictor.set_image(pictures / "b.png")
+        (mask,) = predictor.predict("a tree").masks
+        (answer,) = json.loads((tmp_path / str(size) / "b.json").read_text())["answers"]
+        assert np.array_equal(coco.decode(answer["segmentation"]), mask)
+    assert main([*command, "--img_size", "100"]) == 2
+    assert "100 must be a multiple of 64" in capsys.readouterr().err
+
+
 def test_a_folder_gives_overlays_masks_and_run_lengths(weights, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     asked = ["the circle", "a tree"]

@@ -236,6 +236,7 @@ def test_a_size_of_another_kind_is_refused(value):
         ("optim.lr=fast", "wants a number"),
         ("optim.lr=[1e-3]", "wants a number"),
         ("optim.in_backward=false", "wants True or False"),
+        ("model.backbone.checkpointing=heavy", "wants light, True or False"),
         ("data.token_length=12.5", "outside 3 to 77"),
         ("schedule.epochs=1.5", "epochs must be 1 or more"),
         ("schedule.batch_size=None", "batch_size must be 1 or more"),
