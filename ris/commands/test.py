@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="val, testA, testB, test, ...")
     parser.add_argument("--logdir", help="where metrics.json and the records go "
                         "(default: work_dirs/test/<its folder>_<checkpoint>_<dataset>_<split>, "
-                        "with splitBy and task where they are given)")  # fmt: skip
+                        "with splitBy, task, size and bf16 where they are given)")  # fmt: skip
     loading.add_released(parser)
     parser.add_argument("--keep-masks", action="store_true",
                         help="keep predicted masks in the records, to rescore them")  # fmt: skip
@@ -58,9 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     if is_hub_id(arguments.checkpoint):
         checkpoint = fetch(arguments.checkpoint)
     asked = options.overrides(arguments)
-    work_dir = arguments.logdir or default_logdir(
-        arguments.checkpoint, config, arguments.split, arguments.task, "data.split_by" in asked
-    )
+    work_dir = arguments.logdir or default_logdir(arguments, config, asked)
     # What changes speed is the checkpoint's own, unless it is asked for here.
     if "model.backbone.attention_kernel" in asked:
         extra["attention_kernel"] = backbone.attention_kernel
@@ -87,28 +86,32 @@ def run(arguments: argparse.Namespace) -> None:
         _report(config, Path(work_dir), arguments.split, result)
 
 
-def default_logdir(
-    checkpoint: str, config: Any, split: str, task: str | None, split_by_given: bool
-) -> str:
-    """work_dirs/test/<parent>_<checkpoint>_<dataset>[_<splitBy>][_<task>]_<split>: one folder for
-    each of a run's weights and for all that can be asked of them.
+def default_logdir(arguments: argparse.Namespace, config: Any, asked: Collection[str]) -> str:
+    """work_dirs/test/<parent>_<checkpoint>_<dataset>[_<splitBy>][_<task>][_<size>][_bf16]_<split>:
+    one folder for each of a run's weights and for all that can be asked of them.
 
-    splitBy and task are named where they are given or not the data set's own.
+    splitBy and task are named where they are given or not the data set's own, a size where it is
+    given. asked: the config's entries that were given.
     """
     from refer.catalog import find_dataset, parts_of
     from vpd.weights import FILE_SUFFIXES
 
     # Runs give their weights the same name. Not resolved: a link has the name it was given.
-    path = Path(os.path.abspath(checkpoint))
+    path = Path(os.path.abspath(arguments.checkpoint))
     name = path.stem if path.suffix in FILE_SUFFIXES else path.name  # a dot may be of a version
     row = find_dataset(parts_of(config.data.dataset)[0])
     parts = [path.parent.name, name, config.data.dataset]
     split_by = config.data.split_by
-    if split_by and (split_by_given or split_by != row.default_split_by):
+    if split_by and ("data.split_by" in asked or split_by != row.default_split_by):
         parts.append(split_by)
-    if task or config.task != row.tasks[0]:
+    if arguments.task or config.task != row.tasks[0]:
         parts.append(config.task)
-    return f"work_dirs/test/{'_'.join(part for part in [*parts, split] if part)}"
+    if "data.image_size" in asked:
+        size = config.data.image_size
+        parts.append(str(size) if isinstance(size, int) else "x".join(map(str, size)))
+    if arguments.precision != "fp32":
+        parts.append(arguments.precision)
+    return f"work_dirs/test/{'_'.join(part for part in [*parts, arguments.split] if part)}"
 
 
 def _take_size(config: Any, checkpoint: Path, file: str | None) -> None:

@@ -126,6 +126,9 @@ def test_options_of_the_other_kind_of_weights_are_refused(weights, asked, releas
         ("w/m.pth", "refcoco", ["--task", "res"], "w_m_refcoco_res_val"),
         ("w/m.pth", "refcoco", ["--task", "rec"], "w_m_refcoco_rec_val"),
         ("w/m.pth", "grefcoco", ["--task", "grec"], "w_m_grefcoco_grec_val"),
+        ("w/m.pth", "refcoco", ["--img_size", "384"], "w_m_refcoco_384_val"),
+        ("w/m.pth", "refcoco", ["--set", "data.image_size=[256,512]"], "w_m_refcoco_256x512_val"),
+        ("w/m.pth", "refcoco", ["--precision", "bf16"], "w_m_refcoco_bf16_val"),
     ],
 )
 def test_scores_of_different_runs_lie_apart(asked, checkpoint, dataset, extra, name):
