@@ -144,35 +144,58 @@ class GresEvaluator:
         pred, target = _masks(pred, "pred"), _masks(target, "target")
         if pred.shape != target.shape:
             raise EvaluationError(f"pred is {pred.shape}, target is {target.shape}; want the same")
-        areas = pred.sum((1, 2)).tolist()
+        counts = pred & target, pred | target, pred, target
+        self.update_counts(
+            *([int(count) for count in found.sum((1, 2))] for found in counts),
+            n_targets=n_targets,
+            pred_nt=pred_nt,
+            source=source,
+            img_ids=img_ids,
+            ref_ids=ref_ids,
+            sent_ids=sent_ids,
+            sents=sents,
+        )
+
+    def update_counts(
+        self,
+        intersection: Sequence[int],
+        union: Sequence[int],
+        pred_area: Sequence[int],
+        target_area: Sequence[int],
+        *,
+        n_targets: Sequence[int],
+        pred_nt: Sequence[bool] | None = None,
+        source: str = "grefcoco",
+        img_ids: Sequence[int],
+        ref_ids: Sequence[int],
+        sent_ids: Sequence[int],
+        sents: Sequence[str] | None = None,
+    ) -> None:
+        """`update` by what was counted elsewhere, on a GPU for instance: pixels of N items."""
         if self.protocol.no_target == "pixels":
-            said = [area < self.protocol.pixels for area in areas]
+            said = [area < self.protocol.pixels for area in pred_area]
         elif pred_nt is None:
             raise EvaluationError("no_target='head' wants pred_nt, what the model's head says")
         else:
             said = [bool(one) for one in pred_nt]
-        columns = {
+        columns: dict[str, list[Any]] = {
             "n_targets": list(n_targets),
             "pred_nt": said,
             "img_ids": list(img_ids),
             "ref_ids": list(ref_ids),
             "sent_ids": list(sent_ids),
-            "sents": list(sents) if sents is not None else [""] * len(pred),
+            "sents": list(sents) if sents is not None else [""] * len(pred_area),
+            "intersections": list(intersection),
+            "unions": list(union),
+            "areas": list(pred_area),
+            "truths": list(target_area),
         }
         for name, column in columns.items():
-            if len(column) != len(pred):
-                raise EvaluationError(f"{len(column)} {name} for {len(pred)} masks")
-        truth = target.sum((1, 2)).tolist()
-        rows = zip(
-            *columns.values(),
-            (pred & target).sum((1, 2)).tolist(),
-            (pred | target).sum((1, 2)).tolist(),
-            areas,
-            truth,
-            strict=True,
-        )
+            if len(column) != len(pred_area):
+                raise EvaluationError(f"{len(column)} {name} for {len(pred_area)} masks")
         records = []
-        for count, nothing, image, ref, sentence, text, both, either, area, true in rows:
+        for row in zip(*columns.values(), strict=True):
+            count, nothing, image, ref, sentence, text, both, either, area, true = row
             if count == 0 and true:
                 raise EvaluationError(
                     f"ref {ref}, sentence {sentence} has no target, but its mask has {true} pixels"

@@ -15,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from refer.evaluation import grec, gres
 from refer.evaluation.gres_table import grec_table, gres_table
 from ris.boxes import boxes_of
+from ris.engine.metric import WAIT_EVERY
 
 
 class GresMetric(BaseMetric):
@@ -49,6 +50,7 @@ class GresMetric(BaseMetric):
         self.masks = gres.GresEvaluator(self.protocol)
         self.boxes = None if self.grec is None else grec.GrecEvaluator(self.grec)
         self.started: float | None = None
+        self._pending: list[tuple[torch.Tensor, torch.Tensor, dict[str, Any]]] = []
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         """data_samples: one `GeneralAnswer` a sentence of the batch."""
@@ -57,39 +59,63 @@ class GresMetric(BaseMetric):
         which = data_batch["ref_of_text"].tolist()
         pictures = data_batch["picture_index"].tolist()
         probability = torch.stack([answer.probability for answer in data_samples])
-        nothing = torch.stack([answer.no_target for answer in data_samples]).cpu()
+        nothing = torch.stack([answer.no_target for answer in data_samples])
         pred = probability > 0.5
-        ids = [data_batch["image_ids"][i] for i in pictures]
-        ref_ids = [data_batch["ref_ids"][i] for i in which]
-        self.masks.update(
-            pred,
-            data_batch["masks"][data_batch["ref_of_text"]],
-            n_targets=[data_batch["n_targets"][i] for i in which],
-            pred_nt=None if nothing.isnan().any() else (nothing > 0.5).tolist(),
-            source=self.source,
-            img_ids=ids,
-            ref_ids=ref_ids,
-            sent_ids=data_batch["sent_ids"],
-            sents=data_batch["text"],
-        )
+        truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()
+        truth = truth[data_batch["ref_of_text"].to(pred.device)]
+        counts = [(pred & truth), (pred | truth), pred, truth]
+        items = {
+            "n_targets": [data_batch["n_targets"][i] for i in which],
+            "source": self.source,
+            "img_ids": [data_batch["image_ids"][i] for i in pictures],
+            "ref_ids": [data_batch["ref_ids"][i] for i in which],
+            "sent_ids": data_batch["sent_ids"],
+            "sents": data_batch["text"],
+        }
+        # As `ResMetric` has it: integers, and the head's word, which is a float.
+        numbers = torch.stack([count.sum((1, 2)) for count in counts])
+        self._pending.append((numbers, nothing, items))
+        if len(self._pending) >= WAIT_EVERY:
+            self._take_in()
         if self.boxes is None:
             return
         # Who says "nothing here" of the mask says it of the boxes, which then are none.
         if self.protocol.no_target == "pixels":
-            empty = pred.flatten(1).sum(dim=1).cpu() < self.protocol.pixels
+            empty = numbers[2].cpu() < self.protocol.pixels
         else:
-            empty = nothing > 0.5
+            empty = nothing.cpu() > 0.5
         for row, picture in enumerate(pictures):
             boxes, scores = boxes_of(
                 probability[row].cpu().numpy(), data_batch["original_sizes"][picture]
             )
             if empty[row]:
                 boxes, scores = boxes[:0], scores[:0]
-            truth = data_batch["boxes"][which[row]]
-            self.boxes.update(ref_ids[row], data_batch["sent_ids"][row], boxes, scores, truth)
+            truth_boxes = data_batch["boxes"][which[row]]
+            self.boxes.update(
+                items["ref_ids"][row], data_batch["sent_ids"][row], boxes, scores, truth_boxes
+            )
+
+    def _take_in(self) -> None:
+        """Read the batches so far from the device: for masks alone, the only wait for it."""
+        if not self._pending:
+            return
+        numbers = torch.cat([own for own, _, _ in self._pending], dim=1).cpu()
+        nothing = torch.cat([own for _, own, _ in self._pending]).cpu()
+        start = 0
+        for own, _, items in self._pending:
+            end = start + own.shape[1]
+            said = nothing[start:end]
+            self.masks.update_counts(
+                *numbers[:, start:end].tolist(),
+                pred_nt=None if said.isnan().any() else (said > 0.5).tolist(),
+                **items,
+            )
+            start = end
+        self._pending.clear()
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Merge the ranks' evaluators; every rank gets the same scores."""
+        self._take_in()
         masks, boxes = self.masks, self.boxes
         if dist.is_initialized() and dist.get_world_size() > 1:
             parts: list[Any] = [None] * dist.get_world_size()

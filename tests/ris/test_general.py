@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,18 +345,47 @@ def test_another_word_for_existence_is_refused():
         GRESHead((8, 8, 8, 8), 4, build_head, existence="most")
 
 
-@pytest.mark.parametrize(("rule", "kept"), [("head", [1, 0]), ("pixels", [1, 1])])
-def test_boxes_are_none_where_nothing_is_said_to_be_there(tmp_path, rule, kept):
-    """And where something is, no doubt about it takes a sure box below the threshold."""
-    metric = GresMetric(gres.GresProtocol(no_target=rule), "made", tmp_path, "val", GrecProtocol())
+def two_items() -> tuple[torch.Tensor, dict[str, Any]]:
+    """A probability with one sure square, and a batch of two sentences of which it is the truth."""
     probability = torch.full((20, 20), 0.05)
     probability[4:14, 4:14] = 0.9
-    batch = {
+    return probability, {
         "ref_of_text": torch.tensor([0, 1]), "picture_index": torch.tensor([0, 0]),
         "image_ids": [7], "ref_ids": [1, 2], "sent_ids": [3, 4], "text": ["a", "b"],
         "masks": (probability > 0.5).expand(2, 20, 20), "n_targets": [1, 1],
         "boxes": [np.array([[4.0, 4.0, 14.0, 14.0]])] * 2, "original_sizes": [(20, 20)],
     }  # fmt: skip
+
+
+def test_scoring_masks_waits_for_no_device(tmp_path):
+    """A "meta" tensor's values cannot be read: to put a batch aside must not ask for them."""
+    metric = GresMetric(gres.GresProtocol(), "made", tmp_path, "val")
+    probability, batch = two_items()
+    answer = GeneralAnswer(probability.to("meta"), torch.tensor(0.4, device="meta"))
+    metric.process({**batch, "masks": batch["masks"].to("meta")}, [answer] * 2)
+    metric._pending.clear()
+    # Read in pieces, what is put aside makes the same items as masks given at once.
+    answers = [GeneralAnswer(probability, torch.tensor(nothing)) for nothing in (0.4, 0.6)]
+    for number in range(70):
+        ids = {"ref_ids": [2 * number, 2 * number + 1], "sent_ids": [9, 9]}
+        metric.process({**batch, **ids}, answers)
+    assert len(metric.masks) == 2 * 64
+    metric._take_in()
+    wanted = gres.GresEvaluator()
+    for number in range(70):
+        wanted.update(
+            np.stack([probability > 0.5] * 2), batch["masks"], n_targets=[1, 1],
+            pred_nt=[False, True], source="made", img_ids=[7, 7], sents=["a", "b"],
+            ref_ids=[2 * number, 2 * number + 1], sent_ids=[9, 9],
+        )  # fmt: skip
+    assert metric.masks.records == wanted.records
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("head", [1, 0]), ("pixels", [1, 1])])
+def test_boxes_are_none_where_nothing_is_said_to_be_there(tmp_path, rule, kept):
+    """And where something is, no doubt about it takes a sure box below the threshold."""
+    metric = GresMetric(gres.GresProtocol(no_target=rule), "made", tmp_path, "val", GrecProtocol())
+    probability, batch = two_items()
     metric.process(batch, [GeneralAnswer(probability, torch.tensor(n)) for n in (0.4, 0.6)])
     assert [len(item.scores) for item in metric.boxes._items.values()] == kept
     assert metric.boxes.compute()["F1_score"] == pytest.approx(sum(kept) / 2)
