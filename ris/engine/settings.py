@@ -129,6 +129,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     data = config.data
     if data.token_length is None:
         data.token_length = default_token_length(data.dataset)
+    first = parts_of(data.dataset)[0]
+    if data.split_by and find_dataset(first).phrases is not None:
+        raise OptionError(
+            f"splitBy is {data.split_by!r}, but {first} is a file of phrases and has its splits in "
+            "it; leave --splitBy (data.split_by) out"
+        )
     data.image_size = image_size(data.image_size)
     if not _whole(data.token_length) or not 3 <= data.token_length <= 77:
         raise OptionError(f"token length {data.token_length!r} is outside 3 to 77 (CLIP's limit)")

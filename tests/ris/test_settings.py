@@ -216,6 +216,12 @@ def test_overrides_are_checked():
         settings.load(path.with_name("none.py"))
 
 
+def test_a_file_of_phrases_has_no_split_by():
+    with pytest.raises(OptionError, match="phraseshapes is a file of phrases"):
+        config_of("--dataset", "phraseshapes", "--backbone", "tiny", "--splitBy", "unc")
+    assert config_of("--dataset", "phraseshapes", "--backbone", "tiny").data.split_by is None
+
+
 def test_a_picture_may_be_oblong():
     assert config_of("--set", "data.image_size=[256,512]").data.image_size == (256, 512)
     assert config_of("--img_size", "256").data.image_size == 256
