@@ -16,8 +16,10 @@ from refer.grefer import G_REFER, is_crowd, targets_of
 
 
 def check_sentences(report: FileReport, opened: REFER) -> None:
-    """Write into `report` which sentences are blank and which refs have none."""
+    """Write into `report` which sentences are blank, wholly or as they were typed (`raw`), and
+    which refs have none."""
     blank: list[str] = []
+    unlike: list[str] = []
     silent: list[str] = []
     for ref in opened.data["refs"]:
         blank += [
@@ -25,11 +27,21 @@ def check_sentences(report: FileReport, opened: REFER) -> None:
             for sentence in ref["sentences"]
             if not sentence["sent"].strip()
         ]
+        unlike += [
+            f"ref {ref['ref_id']}, sentence {sentence['sent_id']}"
+            for sentence in ref["sentences"]
+            if sentence["sent"].strip() and not str(sentence.get("raw") or "").strip()
+        ]
         if not ref["sentences"]:
             silent.append(f"ref {ref['ref_id']}")
     cure = "correct the ref file, or leave them out with --set data.on_empty=skip"
     if blank:
         report.problems.append(f"{len(blank):,} sentences are blank ({_some(blank)}); {cure}")
+    if unlike:
+        report.notes.append(
+            f"{len(unlike):,} sentences have no raw text ({_some(unlike)}): data.text_field=raw "
+            "would refuse them"
+        )
     if silent:
         report.problems.append(f"{len(silent):,} refs have no sentence ({_some(silent)}); {cure}")
 

@@ -77,6 +77,20 @@ def test_sentences_that_are_blank_are_named(whole, records, monkeypatch):
     assert "--set data.on_empty=skip" in blank
 
 
+def test_sentences_without_raw_text_are_noted(whole, records, monkeypatch):
+    """No problem: it is read only where data.text_field says so."""
+    monkeypatch.delitem(OFFICIAL, ("refcoco", "unc"))
+    refs = [records.ref(i, 100, 1, "train") for i in range(3)]
+    refs[1]["sentences"][0]["raw"] = "  "
+    del refs[2]["sentences"][1]["raw"]
+    (whole / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    found = first(whole)
+    assert not found.problems
+    (note,) = [note for note in found.notes if "raw" in note]
+    named = [f"ref {i}, sentence {refs[i]['sentences'][i - 1]['sent_id']}" for i in (1, 2)]
+    assert note.startswith(f"2 sentences have no raw text ({'; '.join(named)})")
+
+
 FLAWS = {
     "has no segmentation": None,
     "nothing to draw": [[1.0, 2.0, 3.0]],
