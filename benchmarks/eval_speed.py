@@ -40,7 +40,7 @@ from published_way import (
 
 from refer.transforms import normalise
 
-KEYS = ("size", "side", "sentences", "device", "precision", "allocator")
+KEYS = ("size", "side", "sentences", "device", "precision", "allocator", "machine")
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
 def as_launched(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Ours in this row against the published way under the system's allocator, in which published
     code runs unless told otherwise; empty where that was not measured."""
-    same = ("size", "side", "sentences", "device")
+    same = ("size", "side", "sentences", "device", "machine")
     for base in rows:
         if base["allocator"] == "default" and all(str(base[n]) == str(row[n]) for n in same):
             return f"{float(base['published_s']) / float(row['ours_s']):.2f}"

@@ -31,7 +31,7 @@ from published_way import (
 
 from vpd import convolution
 
-KEYS = ("size", "side", "way", "sentences", "device", "precision", "convolutions")
+KEYS = ("size", "side", "way", "sentences", "device", "precision", "convolutions", "machine")
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from vpd import DiffusionBackbone
 from vpd.weights import random_components
 from vpd.zoo import named
 
-KEYS = ("size", "side", "trade", "device", "precision")
+KEYS = ("size", "side", "trade", "device", "precision", "machine")
 TRADES: dict[str, dict[str, Any]] = {
     "exact, again": {},
     "merge_tokens=0.25": {"merge_tokens": 0.25},
