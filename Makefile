@@ -10,7 +10,7 @@ EXTRAS := $(VENV)/.extras
 LOCK := $(VENV)-lock
 # Two processes share the tests; a process takes about 2 GB.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist worksteal
+PARALLEL := -n $(WORKERS) --dist loadgroup
 
 .PHONY: demo test quick check extras docs lock clean
 

@@ -34,7 +34,7 @@ from published_way import (
     workload,
 )
 
-KEYS = ("size", "curve", "sentences", "side", "device", "precision")
+KEYS = ("size", "curve", "sentences", "side", "device", "precision", "machine")
 PLOT = Path(__file__).resolve().parents[1] / "docs" / "cost_curve.png"
 SENTENCES = (1, 2, 4, 8, 16)
 GROWING = {"tiny": (64, 128, 192, 256), "full": (256, 384, 512, 768)}
@@ -118,14 +118,14 @@ def draw(table: Path, png: Path) -> None:
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
-    runs = sorted({(row["size"], row["device"], row["precision"]) for row in rows})
+    kinds = ("size", "device", "precision", "machine")
+    runs = sorted({tuple(row[name] for name in kinds) for row in rows})
     for panel, curve in zip(panels, ("sentences", "side"), strict=True):
-        for size, device, precision in runs:
+        for run in runs:
             own = [
                 row
                 for row in rows
-                if row["curve"] == curve
-                and (row["size"], row["device"], row["precision"]) == (size, device, precision)
+                if row["curve"] == curve and tuple(row[name] for name in kinds) == run
             ]
             own.sort(key=lambda row: int(row[curve]))  # fmt: skip
             if not own:
@@ -134,7 +134,7 @@ def draw(table: Path, png: Path) -> None:
             low = [m - float(row["slowest"]) for m, row in zip(middle, own, strict=True)]
             high = [float(row["fastest"]) - m for m, row in zip(middle, own, strict=True)]
             panel.errorbar([int(row[curve]) for row in own], middle, yerr=[low, high], marker="o",
-                           capsize=2, label=f"{size}, {device}, {precision}")  # fmt: skip
+                           capsize=2, label=", ".join(run))  # fmt: skip
             panel.set_xticks([int(row[curve]) for row in own])
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter("{x:g}")

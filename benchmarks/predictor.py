@@ -23,7 +23,7 @@ from published_way import RESULTS, SIDES, WORDS, build, machine, save, timed
 
 from ris.predictor import Predictor
 
-KEYS = ("size", "side", "device", "dtype")
+KEYS = ("size", "side", "device", "dtype", "machine")
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- predictor:begin -->", "<!-- predictor:end -->"
 COLUMNS = {

@@ -36,7 +36,7 @@ from published_way import (
 from refer.transforms import normalise
 from ris.engine.optim import build_optimizer
 
-KEYS = ("size", "side", "way", "device", "precision", "allocator", "machine")
+KEYS = ("size", "side", "batch", "way", "device", "precision", "allocator", "machine")
 WAYS = {
     "published": {"unet_mode": "finetune", "attention_kernel": "eager", "checkpointing": True},
     "finetune": {"unet_mode": "finetune"},
@@ -87,7 +87,7 @@ def main() -> None:
             "--precision", "fp32" if way == "published" else arguments.precision,
         ]  # fmt: skip
         rows += in_child(__file__, own, arguments.allocator)
-    same = ("size", "side", "device", "allocator", "machine")
+    same = ("size", "side", "batch", "device", "allocator", "machine")
     known_rows = [*rows, *read(arguments.csv)]
     base = next(
         (

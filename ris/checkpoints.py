@@ -128,7 +128,8 @@ def load(
         )
     described = read_config(path)
     architecture = described["backbone"]
-    settings = {**architecture["options"], **options}
+    # Checkpointing is for training, and would only get into the way of what is asked for here.
+    settings = {**architecture["options"], "checkpointing": False, **options}
     trades = settings.pop("trades", None)
     if token_length is not None and token_length != settings["token_length"]:
         raise CheckpointError(

@@ -30,7 +30,8 @@ ENDINGS = (".safetensors", ".fp16.safetensors", ".bin")
 class Finding(NamedTuple):
     """One line of the report.
 
-    name: what was looked for. ok: it can be used; None where it is missing and not needed.
+    name: what was looked for. ok: it can be used; None where it is missing or of no use here, and
+        not needed.
     seen: what is there. cure: what to do about it, empty where nothing is to be done.
     """
 
@@ -69,7 +70,7 @@ def devices() -> list[Finding]:
 
     found = [
         Finding("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
-        half_precision("cpu", products(1024, "cpu", "bfloat16") / products(1024, "cpu", "float32")),
+        half_precision(speed_of_half()),
     ]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
@@ -95,26 +96,33 @@ def devices() -> list[Finding]:
     return found
 
 
-def half_precision(device: str, ratio: float) -> Finding:
-    """Whether bfloat16 is worth asking for: `ratio` is its speed over float32's."""
+def half_precision(ratio: float) -> Finding:
+    """Whether bfloat16 is worth asking for on the CPU: `ratio` is its speed over float32's."""
     seen = f"matrix products in bfloat16 run at {ratio:.1f} times the speed of float32"
-    name = f"bf16 on {device}"
     if ratio < 1.2:
-        return Finding(name, None, seen, "leave --precision at fp32 here")
-    return Finding(name, True, f"{seen}: --precision bf16 is worth it")
+        return Finding("bf16 on the CPU", None, seen, "leave --precision at fp32 on the CPU")
+    return Finding("bf16 on the CPU", True, f"{seen}: --precision bf16 is worth it")
 
 
-def products(side: int, device: str, dtype: str) -> float:
-    """Operations a second of a square matrix product: the best of several."""
+def speed_of_half(side: int = 512, seconds: float = 1.0) -> float:
+    """Speed of bfloat16 over that of float32 in a square matrix product on the CPU.
+
+    In turns, and the best of each, so that what else the machine does slows both; for at most
+    about so many seconds, since without fast kernels one product may take one.
+    """
     import torch
 
-    one = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
-    best = float("inf")
-    for _ in range(6):  # the first is slow
-        started = time.perf_counter()
-        one @ one
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+    pairs = {kind: torch.randn(side, side, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(pairs, float("inf"))
+    until = time.perf_counter() + seconds
+    for _ in range(20):
+        for kind, one in pairs.items():
+            started = time.perf_counter()
+            one @ one
+            best[kind] = min(best[kind], time.perf_counter() - started)
+        if time.perf_counter() > until:
+            break
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 def kernels() -> list[Finding]:

@@ -83,7 +83,8 @@ class Predictor:
             at 512.
         revision: branch, tag or commit of a Hub id. options: as for `ris.checkpoints.load`.
 
-        Raises CheckpointError or vpd.WeightsError with the cure, also when offline.
+        Raises CheckpointError or vpd.WeightsError with the cure, also when offline. A size that no
+        model takes is refused by `set_image`.
         """
         if hub.is_hub_id(path):
             path = hub.fetch(str(path), revision)

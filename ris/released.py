@@ -203,8 +203,8 @@ def unsaid(model: VPDRefer, image_size: int | tuple[int, ...]) -> list[str]:
         if not isinstance(image_size, int):
             option = f"--set data.image_size=[{','.join(map(str, image_size))}]"
         found.append(
-            f"the file does not say that pictures are of {image_size}, and {SIZE} is taken: score "
-            f"it with ris test {option}; in Python, set predictor.image_size = {image_size}"
+            f"the file does not say that pictures are of {image_size}, and {SIZE} is taken: give "
+            f"ris test {option}; in Python, from_pretrained(..., image_size={image_size})"
         )
     return found
 

@@ -250,14 +250,17 @@ class UNetFeatures:
         behind the self-attention of its first block.
         """
         first, *rest = transformer.transformer_blocks
-        lightly = self.checkpointing == "light"
+        lightly = self.checkpointing == "light" and all(map(light.fits, (first, *rest)))
 
         def attend(hidden: Tensor, context: Tensor) -> Tensor:
             h, w = hidden.shape[-2:]
             tokens, width = transformer._operate_on_continuous_inputs(hidden)
             tokens = light.attended(first, tokens, context, pairs, light=lightly)
             for block in rest:
-                tokens = light.attended(block, tokens, context, light=lightly)
+                if lightly:
+                    tokens = light.attended(block, tokens, context)
+                else:
+                    tokens = block(tokens, encoder_hidden_states=context)
             residual = pairs(hidden)
             # Its shape, not its len, which would become a constant when the model is exported.
             return transformer._get_output_for_continuous_inputs(

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refer.errors import DataFileError, MissingDataError
-from refer.evaluation.protocol import EvaluationError
+from refer.evaluation.protocol import EvaluationError, ints
 from refer.options import OverlapRule, check_option
 
 THRESHOLDS = (0.7, 0.8, 0.9)
@@ -146,7 +146,7 @@ class GresEvaluator:
             raise EvaluationError(f"pred is {pred.shape}, target is {target.shape}; want the same")
         counts = pred & target, pred | target, pred, target
         self.update_counts(
-            *([int(count) for count in found.sum((1, 2))] for found in counts),
+            *(found.sum((1, 2)).tolist() for found in counts),
             n_targets=n_targets,
             pred_nt=pred_nt,
             source=source,
@@ -171,7 +171,11 @@ class GresEvaluator:
         sent_ids: Sequence[int],
         sents: Sequence[str] | None = None,
     ) -> None:
-        """`update` by what was counted elsewhere, on a GPU for instance: pixels of N items."""
+        """`update` by what was counted elsewhere, on a GPU for instance: pixels of N items.
+
+        Raises EvaluationError as `update` does, and for counts that no two masks have.
+        """
+        pred_area, target_area = ints(pred_area, "pred_area"), ints(target_area, "target_area")
         if self.protocol.no_target == "pixels":
             said = [area < self.protocol.pixels for area in pred_area]
         elif pred_nt is None:
@@ -185,10 +189,10 @@ class GresEvaluator:
             "ref_ids": list(ref_ids),
             "sent_ids": list(sent_ids),
             "sents": list(sents) if sents is not None else [""] * len(pred_area),
-            "intersections": list(intersection),
-            "unions": list(union),
-            "areas": list(pred_area),
-            "truths": list(target_area),
+            "intersections": ints(intersection, "intersection"),
+            "unions": ints(union, "union"),
+            "areas": pred_area,
+            "truths": target_area,
         }
         for name, column in columns.items():
             if len(column) != len(pred_area):
@@ -199,6 +203,11 @@ class GresEvaluator:
             if count == 0 and true:
                 raise EvaluationError(
                     f"ref {ref}, sentence {sentence} has no target, but its mask has {true} pixels"
+                )
+            if not 0 <= both <= min(area, true) or either != area + true - both:
+                raise EvaluationError(
+                    f"ref {ref}, sentence {sentence}: {both} pixels in both masks and {either} in "
+                    f"either cannot be of masks of {area} and {true} pixels"
                 )
             numbers = int(image), int(ref), int(sentence)
             counts = both, either, area

@@ -20,6 +20,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+
 from refer.errors import ReferError, UnknownNameError
 from refer.options import OverlapRule, check_option
 from refer.sentences import SentenceMode
@@ -142,3 +144,13 @@ def find_protocol(name: str) -> ResProtocol:
     if name not in PROTOCOLS:
         raise UnknownNameError(f"protocol {name!r} is unknown; choose {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def ints(values: Any, name: str) -> list[int]:
+    """A list of them, from a list, an array or a tensor. Raises EvaluationError, by `name`."""
+    array = np.atleast_1d(
+        np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    )
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "ui"):
+        raise EvaluationError(f"{name} is {array.dtype} {array.shape}; want a list of ints")
+    return array.tolist()

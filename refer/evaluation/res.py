@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from refer.evaluation.protocol import EvaluationError, ResProtocol
+from refer.evaluation.protocol import EvaluationError, ResProtocol, ints
 from refer.evaluation.scores import UNKNOWN, ItemRecord, score
 
 
@@ -102,10 +102,10 @@ class ResEvaluator:
             "pred_area": pred_area,
             "target_area": target_area,
         }
-        number = len(_ints(ref_ids, "ref_ids"))
+        number = len(ints(ref_ids, "ref_ids"))
         columns = []
         for name, values in given.items():
-            column = [UNKNOWN] * number if values is None else _ints(values, name)
+            column = [UNKNOWN] * number if values is None else ints(values, name)
             if len(column) != number:
                 raise EvaluationError(f"{len(column)} {name} for {number} ref_ids")
             columns.append(column)
@@ -201,15 +201,6 @@ def _same(known: ItemRecord, again: ItemRecord) -> ItemRecord:
             "the evaluator between runs"
         )
     return known if known.mask else again
-
-
-def _ints(values: Any, name: str) -> list[int]:
-    array = np.atleast_1d(
-        np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    )
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "ui"):
-        raise EvaluationError(f"{name} is {array.dtype} {array.shape}; want a list of ints")
-    return array.tolist()
 
 
 def _span(array: NDArray[Any]) -> str:

@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
         everything += findings
         print(f"{title}\n{listed(findings)}")
     bad = [finding.name for finding in everything if finding.ok is False]
-    print(f"ok: can be used; --: not here, needed only for what uses it; !!: to be mended "
-          f"({', '.join(bad) or 'none'})")  # fmt: skip
+    print(f"ok: can be used; --: not here or of no use here, needed only for what uses it; !!: to "
+          f"be mended ({', '.join(bad) or 'none'})")  # fmt: skip
 
 
 def listed(findings: Sequence[Finding]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="val, testA, testB, test, ...")
     parser.add_argument("--logdir", help="where metrics.json and the records go "
                         "(default: work_dirs/test/<its folder>_<checkpoint>_<dataset>_<split>, "
-                        "with splitBy, task, size and bf16 where they are given)")  # fmt: skip
+                        "and splitBy, task, size, bf16, trades where they are given)")  # fmt: skip
     loading.add_released(parser)
     parser.add_argument("--keep-masks", action="store_true",
                         help="keep predicted masks in the records, to rescore them")  # fmt: skip
@@ -87,13 +88,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def default_logdir(arguments: argparse.Namespace, config: Any, asked: Collection[str]) -> str:
-    """work_dirs/test/<parent>_<checkpoint>_<dataset>[_<splitBy>][_<task>][_<size>][_bf16]_<split>:
-    one folder for each of a run's weights and for all that can be asked of them.
+    """work_dirs/test/<parent>_<checkpoint>_<dataset>[_<splitBy>][_<task>][_<size>][_bf16][_<trades>]_<split>:
+    one folder for each of a run's weights and for most of what can be asked of them.
 
     splitBy and task are named where they are given or not the data set's own, a size where it is
-    given. asked: the config's entries that were given.
+    given. Other rules and other text get the same folder. asked: the config's entries that were
+    given.
     """
     from refer.catalog import find_dataset, parts_of
+    from vpd import trades
     from vpd.weights import FILE_SUFFIXES
 
     # Runs give their weights the same name. Not resolved: a link has the name it was given.
@@ -111,6 +114,8 @@ def default_logdir(arguments: argparse.Namespace, config: Any, asked: Collection
         parts.append(str(size) if isinstance(size, int) else "x".join(map(str, size)))
     if arguments.precision != "fp32":
         parts.append(arguments.precision)
+    for trade in trades.names(config.model.backbone.trades):
+        parts.append(re.sub(r"[^\w.=]+", "-", trade).strip("-"))
     return f"work_dirs/test/{'_'.join(part for part in [*parts, arguments.split] if part)}"
 
 

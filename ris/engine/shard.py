@@ -17,20 +17,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ris.models import VPDRefer
 
+GATHERED = (ResnetBlock2D, Transformer2DModel)
+
 
 @MODEL_WRAPPERS.register_module()
 class RefFSDP(nn.Module):
     """A `VPDRefer` whose parameters are sharded in place: each residual and transformer block of
-    the UNet is gathered when it runs, the rest for the length of a step.
+    the UNet is gathered when it runs, the rest for the length of a step. To the rest belongs the
+    first transformer block: where several sentences share a picture its parts are called one by
+    one (`UNetFeatures._transformer`), behind the back of what would gather it.
 
     Build it before the optimizer, which must hold the sharded parameters.
     """
 
     def __init__(self, module: VPDRefer) -> None:
         super().__init__()
-        for part in module.backbone.unet.modules():
+        unet = module.backbone.unet
+        first = next(part for part in unet.modules() if isinstance(part, Transformer2DModel))
+        for part in unet.modules():
             trained = any(parameter.requires_grad for parameter in part.parameters())
-            if isinstance(part, (ResnetBlock2D, Transformer2DModel)) and trained:
+            if isinstance(part, GATHERED) and part is not first and trained:
                 fully_shard(part)
         fully_shard(module)
         self.module = module

@@ -63,6 +63,11 @@ def train(
     model.to(get_device())
     wrapped: VPDRefer | shard.RefFSDP = model
     if config.survival.shard:
+        if model.backbone.features.checkpointing == "light":
+            raise OptionError(
+                "survival.shard gathers whole blocks, which checkpointing=light takes apart; use "
+                "model.backbone.checkpointing=True, or leave one of them out"
+            )
         if get_world_size() == 1:
             raise OptionError("survival.shard needs several processes; this is one")
         wrapped = shard.RefFSDP(model)

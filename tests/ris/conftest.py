@@ -68,7 +68,7 @@ def launch(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             str(processes), str(program), json.dumps(commands),
         ]  # fmt: skip
         run = subprocess.run(
-            command, capture_output=True, text=True, timeout=280,
+            command, capture_output=True, text=True, timeout=500,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
         )  # fmt: skip
         assert run.returncode == 0, run.stderr[-3000:]

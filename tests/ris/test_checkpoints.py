@@ -151,6 +151,14 @@ def test_convert_to_the_released_layout_and_back(tmp_path, released_file, capsys
     assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 2
 
 
+def test_what_was_trained_with_checkpointing_is_loaded_without(tmp_path):
+    """It is of no use without gradients, and would forbid compiled blocks."""
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8, checkpointing="light")
+    checkpoints.save(VPDRefer(backbone, {"type": "VPDDecoder", "channels": 16}), tmp_path)
+    found = checkpoints.load(tmp_path, compiled=True)
+    assert found.backbone.features.checkpointing is False
+
+
 def test_a_later_stage_keeps_what_an_earlier_one_has_tuned(tmp_path, sd_folder):
     """Fine-tuned first, frozen then: the UNet is no longer the source's, and goes on with the
     rest."""

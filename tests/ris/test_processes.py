@@ -52,6 +52,8 @@ def runs(root: Path, launch: Launch, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("launches")
 @pytest.mark.parametrize(("dataset", "task"), TASKS)
 def test_two_processes_do_as_one(dataset, task, root, runs):
     own = runs / dataset

@@ -328,6 +328,18 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [("checkpointing=light", "takes apart"), ("checkpointing=False", "needs several processes")],
+)
+def test_weights_are_not_shared_out_where_they_cannot_be(
+    train_arguments, tmp_path, capsys, entry, said
+):
+    entries = ["survival.shard=True", f"model.backbone.{entry}"]
+    assert main([*train_arguments, "--logdir", str(tmp_path), "--set", *entries]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_one_seed_decides_everything(train_arguments, tmp_path):
     curves = []
     for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):

@@ -114,15 +114,19 @@ def test_a_signal_ends_train_sh_with_the_code_to_requeue(train_arguments, tmp_pa
 
 @pytest.fixture(scope="module")
 def on_two(train_arguments, launch, tmp_path_factory) -> Path:
-    """Runs on two processes: `steps`, and an UNet fine-tuned `whole` and `sharded`."""
+    """Runs on two processes: `steps`, and an UNet fine-tuned `whole` and `sharded`, by one sentence
+    a picture and (`_rec`) by several."""
     folder = tmp_path_factory.mktemp("two")
     common = [*train_arguments, "--print-freq", "1", "--output-dir", str(folder)]
     tuned = [*common, "--epochs", "1", "--unet_mode", "finetune"]
+    boxes, shared = [*tuned, "--task", "rec"], ["survival.shard=True"]
     launch(
         2,
         [*common, *STEPS, "--batch-size", "4", "--logdir", str(folder / "steps")],
         [*tuned, "--logdir", str(folder / "whole"), "--set", *SMALL],
-        [*tuned, "--logdir", str(folder / "sharded"), "--set", *SMALL, "survival.shard=True"],
+        [*tuned, "--logdir", str(folder / "sharded"), "--set", *SMALL, *shared],
+        [*boxes, "--logdir", str(folder / "whole_rec"), "--set", *SMALL],
+        [*boxes, "--logdir", str(folder / "sharded_rec"), "--set", *SMALL, *shared],
     )
     return folder
 
@@ -133,6 +137,8 @@ STEPS = ["--epochs", "2", "--set", "model.loss_over_processes=True", *SMALL]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("launches")
 def test_two_processes_step_as_one(train_arguments, on_two, tmp_path):
     """The same total batch: the same losses and the same global order."""
     arguments = [*train_arguments, *STEPS, "--print-freq", "1", "--batch-size", "8"]
@@ -148,16 +154,21 @@ def test_two_processes_step_as_one(train_arguments, on_two, tmp_path):
 
 
 @pytest.mark.slow
-def test_sharded_weights_learn_as_whole_ones(on_two):
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("launches")
+@pytest.mark.parametrize("task", ["", "_rec"])
+def test_sharded_weights_learn_as_whole_ones(on_two, task):
     """FSDP2 on two processes against DDP on two: the same losses, and a state either resumes."""
-    whole, sharded = on_two / "whole", on_two / "sharded"
+    whole, sharded = on_two / f"whole{task}", on_two / f"sharded{task}"
     assert losses_of(whole) == pytest.approx(losses_of(sharded), abs=1e-5)
     one, two = final_state(whole), final_state(sharded)
     assert one.keys() == two.keys()
-    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    # Adam moves by its rate, 1e-4, even where a gradient is nothing but rounding.
+    assert all(torch.allclose(one[name], two[name], atol=5e-4) for name in one)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("launches")
 def test_a_killed_rank_comes_back(train_arguments, tmp_path, repo):
     """One of two processes is killed once; torchrun starts both again, from the saved state."""
     marker = tmp_path / "killed"
@@ -282,7 +293,7 @@ def test_a_stalled_process_is_named(train_arguments, tmp_path, repo):
         "raise SystemExit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, str(inject), *train_arguments, "--logdir", str(tmp_path / "a"),
-               "--output-dir", str(tmp_path), "--set", "survival.stall_timeout=4"]  # fmt: skip
+               "--output-dir", str(tmp_path), "--set", "survival.stall_timeout=10"]  # fmt: skip
     run = subprocess.run(
         command, env=environment(repo), capture_output=True, text=True, timeout=120
     )
@@ -292,6 +303,7 @@ def test_a_stalled_process_is_named(train_arguments, tmp_path, repo):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("launches")
 def test_sharded_evaluation_gives_the_integers_of_one_process(trained, tmp_path, launch):
     """Seven pictures on three processes, which do not divide them; none is counted twice."""
     from refer.shapes import generate

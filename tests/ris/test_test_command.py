@@ -112,6 +112,10 @@ def test_options_of_the_other_kind_of_weights_are_refused(weights, asked, releas
     assert asked["load_options"] == {"text": None, "config": {"num_heads": 8}}
 
 
+TRADES = "model.backbone.trades"
+MERGE = ["--set", f"{TRADES}.merge_tokens=0.5", f"{TRADES}.merge_levels=2"]
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "dataset", "extra", "name"),
     [
@@ -129,6 +133,7 @@ def test_options_of_the_other_kind_of_weights_are_refused(weights, asked, releas
         ("w/m.pth", "refcoco", ["--img_size", "384"], "w_m_refcoco_384_val"),
         ("w/m.pth", "refcoco", ["--set", "data.image_size=[256,512]"], "w_m_refcoco_256x512_val"),
         ("w/m.pth", "refcoco", ["--precision", "bf16"], "w_m_refcoco_bf16_val"),
+        ("w/m.pth", "refcoco", MERGE, "w_m_refcoco_merge_tokens=0.5-2-levels_val"),
     ],
 )
 def test_scores_of_different_runs_lie_apart(asked, checkpoint, dataset, extra, name):

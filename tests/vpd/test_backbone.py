@@ -204,20 +204,30 @@ def test_checkpointing_changes_no_gradient(mode):
 
 
 def test_light_checkpointing_leaves_blocks_it_does_not_know_as_they_are(monkeypatch):
-    latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
+    inputs = torch.randn(1, 8, 8, 8), torch.randn(2, 8, 64), torch.tensor([0, 0])
     backbone = DiffusionBackbone.from_name(
         "tiny", "random", token_length=8, unet_mode="finetune", checkpointing="light"
     )
-    wanted = backbone(latent, text).features
+    wanted = backbone(*inputs).features
     block = backbone.unet.mid_block.resnets[0]
     assert light.fits(block)
     block.output_scale_factor = 2.0  # is heeded
-    assert not torch.equal(backbone(latent, text).features[0], wanted[0])
+    assert not torch.equal(backbone(*inputs).features[0], wanted[0])
     block.output_scale_factor = 1.0
+    for change in ({"skip_time_act": True}, {"time_embedding_norm": "scale_shift"}):
+        with monkeypatch.context() as changed:
+            changed.setattr(block, *next(iter(change.items())))
+            assert not light.fits(block)
+    attending = backbone.unet.mid_block.attentions[0].transformer_blocks[0]
+    assert light.fits(attending)
+    with monkeypatch.context() as changed:
+        changed.setattr(attending, "norm_type", "ada_norm")
+        assert not light.fits(attending)
+    assert not light.fits(backbone.unet.conv_in)
     monkeypatch.setattr(light, "fits", lambda module: False)
-    for name in ("residual", "attended"):
-        monkeypatch.setattr(light, name, None)
-    assert all(map(torch.equal, backbone(latent, text).features, wanted))
+    monkeypatch.setattr(light, "residual", None)
+    monkeypatch.setattr(light, "checkpoint", None)
+    assert all(map(torch.equal, backbone(*inputs).features, wanted))
 
 
 def test_checkpointing_is_refused_where_it_cannot_be():

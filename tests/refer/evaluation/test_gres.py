@@ -234,6 +234,15 @@ def test_bad_input_is_named(tmp_path):
         evaluator.update(strip(), strip(), n_targets=[0, 1], pred_nt=[True], **ids)
     with pytest.raises(EvaluationError, match="float64"):
         evaluator.update(strip() * 0.5, strip(), n_targets=[0], pred_nt=[True], **ids)
+    given = {"n_targets": [1], "pred_nt": [False], **ids}
+    for counts, said in (
+        (([50], [10], [10], [3]), "50 pixels in both masks"),
+        (([2], [10], [10], [3]), "10 in either cannot be"),
+        (([2.0], [11], [10], [3]), "intersection is float64"),
+        (([2], [11, 11], [10], [3]), "2 unions for 1 masks"),
+    ):
+        with pytest.raises(EvaluationError, match=said):
+            evaluator.update_counts(*counts, **given)
     with pytest.raises(EvaluationError, match="no items"):
         evaluator.compute()
     with pytest.raises(MissingDataError, match="test run"):
