@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := $(VENV)/.extras
 LOCK := $(VENV)-lock
-# Two processes share the tests; a process takes about 2 GB.
+# Two processes share the tests, file by file, since a file's tests share what is made for them; a
+# process takes about 2 GB.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadgroup
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick check extras docs lock clean
 

@@ -183,7 +183,6 @@ def to_run(page: str) -> list[Block]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("snippets")
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)])
 def test_a_page_runs_from_its_first_block_to_its_last(page, environment, sandbox, tmp_path):
     if page == "docs/onnx.md" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):

@@ -25,7 +25,6 @@ from ris.onnx_runtime import OnnxPredictor
 from vpd import DiffusionBackbone, convolution
 from vpd.errors import TextError
 
-pytestmark = pytest.mark.xdist_group("onnx")  # one export serves several tests
 needs_extra = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="extra 'onnx' not there"
 )

@@ -31,7 +31,7 @@ def common(dataset: str, task: str, root: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def testing(dataset: str, task: str, root: Path, folder: Path, name: str) -> list[str]:
+def command_of(dataset: str, task: str, root: Path, folder: Path, name: str) -> list[str]:
     best = folder / dataset / f"model_best_{dataset}"
     return ["test", *common(dataset, task, root), "--checkpoint", str(best), "--split", "val",
             "--logdir", str(folder / dataset / name)]  # fmt: skip
@@ -46,14 +46,13 @@ def runs(root: Path, launch: Launch, tmp_path_factory: pytest.TempPathFactory) -
         own = folder / dataset
         commands.append(["train", *common(dataset, task, root), "--epochs", "1", "--batch-size",
                          "4", "--logdir", str(own / "run"), "--output-dir", str(own)])  # fmt: skip
-        commands.append(testing(dataset, task, root, folder, "2"))
+        commands.append(command_of(dataset, task, root, folder, "2"))
     launch(2, *commands)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("launches")
 @pytest.mark.parametrize(("dataset", "task"), TASKS)
 def test_two_processes_do_as_one(dataset, task, root, runs):
     own = runs / dataset
@@ -61,7 +60,7 @@ def test_two_processes_do_as_one(dataset, task, root, runs):
     assert trained["world_size"] == 2
     assert trained["total_batch"] == 8
     # Three pictures for two processes: one of them has one more.
-    assert main(testing(dataset, task, root, runs, "1")) == 0
+    assert main(command_of(dataset, task, root, runs, "1")) == 0
     alone, together = (json.loads((own / n / "metrics.json").read_text()) for n in "12")
     assert together["world_size"] == 2
     assert alone["scores"] == together["scores"]

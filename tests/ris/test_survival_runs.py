@@ -138,7 +138,6 @@ STEPS = ["--epochs", "2", "--set", "model.loss_over_processes=True", *SMALL]
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("launches")
 def test_two_processes_step_as_one(train_arguments, on_two, tmp_path):
     """The same total batch: the same losses and the same global order."""
     arguments = [*train_arguments, *STEPS, "--print-freq", "1", "--batch-size", "8"]
@@ -155,7 +154,6 @@ def test_two_processes_step_as_one(train_arguments, on_two, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("launches")
 @pytest.mark.parametrize("task", ["", "_rec"])
 def test_sharded_weights_learn_as_whole_ones(on_two, task):
     """FSDP2 on two processes against DDP on two: the same losses, and a state either resumes."""
@@ -168,7 +166,6 @@ def test_sharded_weights_learn_as_whole_ones(on_two, task):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launches")
 def test_a_killed_rank_comes_back(train_arguments, tmp_path, repo):
     """One of two processes is killed once; torchrun starts both again, from the saved state."""
     marker = tmp_path / "killed"
@@ -303,7 +300,6 @@ def test_a_stalled_process_is_named(train_arguments, tmp_path, repo):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("launches")
 def test_sharded_evaluation_gives_the_integers_of_one_process(trained, tmp_path, launch):
     """Seven pictures on three processes, which do not divide them; none is counted twice."""
     from refer.shapes import generate

