@@ -6,6 +6,7 @@ Every source ends as the same `Components`; `backbone.py` does not know which on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -236,8 +237,9 @@ def empty_components(config: Mapping[str, Any], source: str) -> Components:
     vae = encoder_only(_empty(AutoencoderKL.from_config, dict(config["vae"])))
     text = config.get("text")
     text_encoder = _empty(CLIPTextModel, CLIPTextConfig(**text)) if text else None
-    tokenizer = clip_tokenizer()
     # Stable Diffusion 2.x pads with another token than 1.x. Files of before this was kept say none.
+    # A tokenizer of its own: the common one is everybody's in this process.
+    tokenizer = copy.deepcopy(clip_tokenizer())
     tokenizer.pad_token = config.get("pad_token", tokenizer.pad_token)
     return Components(unet, vae, text_encoder, tokenizer, source)
 

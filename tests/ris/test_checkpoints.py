@@ -14,6 +14,7 @@ from ris.cli import main
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone, WeightsError
+from vpd.text import clip_tokenizer
 from vpd.weights import load_components
 from vpd.zoo import EMBEDDED_FOLDER, ZOO
 
@@ -203,6 +204,8 @@ def test_a_whole_folder_pads_as_its_source_does(tmp_path, sd_folder):
     shutil.rmtree(folder)
     again = checkpoints.load(tmp_path / "whole")
     assert torch.equal(answer(again), answer(model))
+    assert again.backbone.tokenizer.pad_token_id == 0
+    assert clip_tokenizer().pad_token_id == 49407  # that of all other models is as it was
 
 
 def test_a_head_of_mmsegmentation_begins_as_the_stage_before_left_it(tmp_path, train_arguments):
