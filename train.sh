@@ -47,8 +47,10 @@ while :; do
   kill -0 "$pid" 2>/dev/null || break
 done
 # A signal ended that wait, but the run was gone before the loop could look: ask for its own code.
+# 127: this shell remembers none.
 if [ "$code" -gt 128 ]; then
-  wait "$pid" && code=0 || code=$?
+  wait "$pid" 2>/dev/null && own=0 || own=$?
+  [ "$own" -eq 127 ] || code=$own
 fi
 # torchrun gives a code of its own when it is stopped.
 [ ! -e "$logdir/resume/stopped" ] || code=75

@@ -4,9 +4,9 @@ Shapes: N pictures or pairs, C channels, h w cells of a level, L = h w of them, 
 
 Between the large products of a UNet lie normalisations and activations that keep a tensor each for
 the backward pass and take next to no time to compute, and a feed-forward layer whose hidden width
-is eight times its input's (GEGLU's two halves). Where weights are frozen, these are most of what a
-step keeps: here only their inputs are kept. What the attention layers and convolutions keep, which
-is dear to compute again, stays. Outputs and gradients are the same bits.
+is eight times its input's (GEGLU's two halves). These are much of what a step keeps: here only
+their inputs are kept. What the attention layers and convolutions keep, which is dear to compute
+again, stays. Outputs and gradients are the same bits.
 
 The two passes below compute what diffusers' own forwards do, in the same order.
 """

@@ -123,20 +123,9 @@ class GresEvaluator:
         """The items, ordered by source, ref and sentence."""
         return [self._items[key] for key in sorted(self._items)]
 
-    def update(
-        self,
-        pred: Any,
-        target: Any,
-        *,
-        n_targets: Sequence[int],
-        pred_nt: Sequence[bool] | None = None,
-        source: str = "grefcoco",
-        img_ids: Sequence[int],
-        ref_ids: Sequence[int],
-        sent_ids: Sequence[int],
-        sents: Sequence[str] | None = None,
-    ) -> None:
-        """Add N items: masks bool or {0, 1} [N, H, W], numpy's or torch's, and N of all else.
+    def update(self, pred: Any, target: Any, **items: Any) -> None:
+        """Add N items: masks bool or {0, 1} [N, H, W], numpy's or torch's, and N of all else, by
+        the names that `update_counts` has for it.
 
         Raises EvaluationError for masks of other values or shapes, lists of other lengths, truth
         that contradicts its number of targets, or no `pred_nt` where the head's word is asked for.
@@ -145,16 +134,7 @@ class GresEvaluator:
         if pred.shape != target.shape:
             raise EvaluationError(f"pred is {pred.shape}, target is {target.shape}; want the same")
         counts = pred & target, pred | target, pred, target
-        self.update_counts(
-            *(found.sum((1, 2)).tolist() for found in counts),
-            n_targets=n_targets,
-            pred_nt=pred_nt,
-            source=source,
-            img_ids=img_ids,
-            ref_ids=ref_ids,
-            sent_ids=sent_ids,
-            sents=sents,
-        )
+        self.update_counts(*(found.sum((1, 2)).tolist() for found in counts), **items)
 
     def update_counts(
         self,
