@@ -90,7 +90,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--readme", action="store_true", help="write the table into the docs")
     parser.add_argument("--no-runs", action="store_true", help="only the table of what there is")
-    parser.add_argument("--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="for all runs")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="ENTRY=VALUE",
+                        help="for all runs")  # fmt: skip
     arguments = parser.parse_args()
     if not arguments.no_runs:
         measure_all(arguments)

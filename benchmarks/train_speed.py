@@ -4,15 +4,18 @@
 
 The published step at batch 1: VAE and text encoder again, UNet with full maps and LDM's activation
 checkpointing, gradients and AdamW moments of the whole UNet. Ours: latents and contexts from the
-cache, SDPA, `finetune` or `frozen`. Each way runs in a process of its own, since memory is compared
-too: the peak is that of the whole process (CPU) or of torch's allocator (CUDA).
+cache, SDPA, `finetune` or `frozen`; `parked`: VAE and text encoder wait on disk meanwhile. Each way
+runs in a process of its own, since memory is compared too: the peak is that of the whole process
+(CPU) or of torch's allocator (CUDA).
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,16 @@ WAYS = {
     "frozen, checkpointing": {"unet_mode": "frozen", "checkpointing": True},
     "frozen, light checkpointing": {"unet_mode": "frozen", "checkpointing": "light"},
     "frozen, weights in bf16": {"unet_mode": "frozen"},  # `optim.lower_frozen`
+    "finetune, checkpointing, in backward, parked": {
+        "unet_mode": "finetune",
+        "checkpointing": True,
+    },
+    "finetune, light checkpointing, in backward, parked": {
+        "unet_mode": "finetune",
+        "checkpointing": "light",
+    },
+    "frozen, checkpointing, parked": {"unet_mode": "frozen", "checkpointing": True},
+    "frozen, light checkpointing, parked": {"unet_mode": "frozen", "checkpointing": "light"},
 }
 ONLY_BF16 = ("frozen, weights in bf16",)
 
@@ -142,8 +155,12 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     model.train()
     settings = {"lr": 5e-5, "weight_decay": 1e-2, "amsgrad": False, "accumulate": 1, "clip": None,
                 "precision": arguments.precision,
-                "in_backward": way.endswith("in backward")}  # fmt: skip
+                "in_backward": "in backward" in way}  # fmt: skip
     wrapper = build_optimizer(model, settings, device)
+    if way.endswith("parked"):  # `model.park_encoders`
+        place = tempfile.TemporaryDirectory()
+        atexit.register(place.cleanup)
+        model.backbone.park(place.name)
     loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, batch, side)
     image = normalise(picture.to(device)).expand(batch, -1, -1, -1)

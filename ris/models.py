@@ -50,6 +50,8 @@ class VPDRefer(BaseModel):
         cache_dir: folder where latents of training pictures and text features are kept on disk, for
             every run with the same weights and sizes; None keeps none.
         cache_dtype: 'float32' keeps every bit, 'float16' half the space.
+        park_encoders: once `park` is called, VAE and text encoder wait in a file in `cache_dir` in
+            every training step whose pictures and sentences are all kept.
         ignore_sentence: every expression is read as the same word, which shows how far the
             picture alone leads.
         loss_over_processes: see `WeightedCrossEntropy`.
@@ -66,6 +68,7 @@ class VPDRefer(BaseModel):
         latent_cache_mb: int = 0,
         cache_dir: str | None = None,
         cache_dtype: str = "float32",
+        park_encoders: bool = False,
         ignore_sentence: bool = False,
         loss_over_processes: bool = False,
         dice_weight: float = 0.0,
@@ -73,6 +76,11 @@ class VPDRefer(BaseModel):
         super().__init__(data_preprocessor=PicturePreprocessor(non_blocking=True))
         if sentence_batch < 1:
             raise OptionError(f"sentence_batch must be 1 or more, got {sentence_batch}")
+        if park_encoders and cache_dir is None:
+            raise OptionError(
+                "model.park_encoders lets the encoders wait on disk while kept latents and text "
+                "features stand in for them; give a folder to keep those in: model.cache_dir"
+            )
         self.backbone = backbone
         self.head_config = dict(head or {"type": "VPDDecoder"})
         self.head: nn.Module = build_head(
@@ -88,6 +96,7 @@ class VPDRefer(BaseModel):
         self.latent_cache_bytes = latent_cache_mb * 2**20
         self._latents: OrderedDict[str, Tensor] = OrderedDict()
         self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
+        self.park_encoders = park_encoders
         self._latents_on_disk: TensorCache | None = None
         if cache_dir is not None:
             backbone.keep_texts(cache_dir, cache_dtype)
@@ -164,6 +173,13 @@ class VPDRefer(BaseModel):
         """
         self.test_dtype, self.frozen_fingerprint = dtype, fingerprint
         return lower(self.backbone.unet, dtype)
+
+    def park(self) -> int:
+        """Begin to park, where the model was built to (see `DiffusionBackbone.park`): once it lies
+        on its device. Returns the bytes that a step spares."""
+        if not self.park_encoders or self.cache_dir is None:
+            return 0
+        return self.backbone.park(self.cache_dir)
 
     def fast_convolutions(self) -> None:
         """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,

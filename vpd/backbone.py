@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vpd import attention, cache, convolution, int8, text, weights
 from vpd import trades as trade
 from vpd.errors import ConfigError
+from vpd.parking import Parking
 from vpd.unet import STRIDES, FeaturePyramid, UNetFeatures
 from vpd.zoo import named
 
@@ -116,6 +117,7 @@ class DiffusionBackbone(nn.Module):
         self._set_unet_mode(lora_rank)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
         self._texts_on_disk: cache.TensorCache | None = None
+        self._parking: Parking | None = None
         if channels_last:
             for part in (self.unet, self.vae):
                 part.to(memory_format=torch.channels_last)
@@ -162,6 +164,7 @@ class DiffusionBackbone(nn.Module):
             )
         if self._tiny_latents is not None:
             return self._tiny_latents(picture) * self.latent_scale
+        self._wake()
         return self.vae.encode(picture).latent_dist.mode() * self.latent_scale
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -187,6 +190,7 @@ class DiffusionBackbone(nn.Module):
                     found[sentence] = stored.to(device)  # once, and not at every use
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
+            self._wake()
             features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
             for sentence, feature in zip(fresh, features, strict=True):
                 if kept is not None:
@@ -224,6 +228,21 @@ class DiffusionBackbone(nn.Module):
             root, "texts", depends, (self.token_length, width), dtype
         )
 
+    def park(self, root: str | Path) -> int:
+        """From now on, in training mode, the VAE's and the text encoder's weights wait in a file
+        under `root` wherever no picture and no sentence is new (see `vpd.parking`).
+
+        For a model that lies where it will run: it must not be moved behind this. Returns the bytes
+        that then are free.
+        """
+        parts = {"vae": self.vae, "text_encoder": self.text_encoder}
+        self._parking = Parking({n: p for n, p in parts.items() if p is not None}, root)
+        return self._parking.nbytes
+
+    def _wake(self) -> None:
+        if self._parking is not None:
+            self._parking.wake()
+
     def latent_cache(
         self, root: str | Path, size: tuple[int, int], dtype: str = "float32"
     ) -> cache.TensorCache:
@@ -237,7 +256,7 @@ class DiffusionBackbone(nn.Module):
             depends.append(f"tiny x {tiny.factor!r}")
         if self.options["channels_last"]:
             depends.append("channels last")  # other rounding
-        kind = self.vae.device.type
+        kind = next(self.unet.parameters()).device.type  # the VAE's own may be parked
         rounding = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "none"
         depends.append(f"mode x {self.latent_scale!r}, autocast {rounding}")
         return cache.TensorCache(root, "latents", depends, shape, dtype)
@@ -267,6 +286,8 @@ class DiffusionBackbone(nn.Module):
                 f"text features have {text_features.shape[1]} tokens; this model was built for "
                 f"token_length {self.token_length}"
             )
+        if self._parking is not None and self.training:
+            self._parking.sleep()  # both have been encoded, or had been before
         return self.features(latent, self.adapter(text_features), picture_index)
 
     def trade(self, wanted: Mapping[str, Any] | None) -> None:
@@ -330,6 +351,8 @@ class DiffusionBackbone(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> DiffusionBackbone:
         """Moving or casting the module makes cached text features stale."""
         if hasattr(self, "_text_cache"):
+            if self._parking is not None:
+                raise ConfigError("parked weights stay where they are; move or cast before")
             self._text_cache.clear()
             self.features.time.forget()
             if self._tiny_latents is not None:  # no submodule: it is in no checkpoint

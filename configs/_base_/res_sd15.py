@@ -30,6 +30,7 @@ model = dict(
     latent_cache_mb=2048,
     cache_dir=None,  # a folder: latents and text features are kept there for all later runs
     cache_dtype="float32",  # 'float16': half the space, rounded
+    park_encoders=False,  # True: VAE and text encoder wait there in steps that need neither
     ignore_sentence=False,
     loss_over_processes=False,  # True: several processes step as one would, but for rounding
     dice_weight=0.0,  # of a Dice loss beside the published cross-entropy

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     onnx.add_argument("--img_size", type=int, help="side of the square that pictures are squashed "
                       "to (default: the checkpoint's, or 512)")  # fmt: skip
     onnx.add_argument("--picture", help="to compare torch and ONNX on (default: a generated one)")
-    onnx.add_argument("--sentences", nargs="+", help="two or more to compare on")
+    onnx.add_argument("--sentences", nargs="+", action="extend", help="two or more to compare on")
     onnx.add_argument("--tolerance", type=float, help="largest difference of logits, relative to "
                       f"the largest logit (default: {TOLERANCE})")  # fmt: skip
 

@@ -87,7 +87,12 @@ def add_choice_of_config(parser: argparse.ArgumentParser) -> None:
                         "--config)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="any other config entry"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ENTRY=VALUE",
+        help="any other config entry; may be given several times",
     )
 
 

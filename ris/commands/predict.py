@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loading.add(parser)
     loading.add_size(parser)
     parser.add_argument("--token_length", type=int, help="checked against the checkpoint")
-    parser.add_argument("--trade", nargs="+", default=[], metavar="NAME=VALUE", help="speed for "
-                        "accuracy: int8=True, merge_tokens=0.5, tiny_vae=FOLDER")  # fmt: skip
+    parser.add_argument("--trade", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                        help="speed for accuracy: int8=True, merge_tokens=0.5 ...")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -68,6 +68,11 @@ def train(
                 "survival.shard gathers whole blocks, which checkpointing=light takes apart; use "
                 "model.backbone.checkpointing=True, or leave one of them out"
             )
+        if model.park_encoders:
+            raise OptionError(
+                "survival.shard already shares the encoders' weights out over the processes; leave "
+                "model.park_encoders out"
+            )
         if get_world_size() == 1:
             raise OptionError("survival.shard needs several processes; this is one")
         wrapped = shard.RefFSDP(model)
@@ -116,6 +121,11 @@ def train(
         resume_state=lambda: _snapshot(resume_from, store),
     )
     _describe(runner, config, model, train_data, val_data)
+    if parked := model.park():  # behind the Runner's own move to the device
+        runner.logger.info(
+            f"VAE and text encoder wait in {config.model.cache_dir} while it has what they would "
+            f"give: {parked / 2**30:.2f} GiB less in such steps"
+        )
     if begun is not None:
         runner.logger.info(f"weights of {config.init}: {begun}")
     describe_files(runner, refer)

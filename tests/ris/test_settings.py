@@ -251,3 +251,8 @@ def test_a_size_of_another_kind_is_refused(value):
 def test_a_value_of_another_kind_is_refused(entry, wanted):
     with pytest.raises(OptionError, match=wanted):
         config_of("--dataset", "refcocog", "--set", entry)
+
+
+def test_an_option_given_again_adds_to_the_first():
+    optim = config_of("--set", "optim.lr=0.5", "--set", "optim.clip=2", "optim.power=1.0").optim
+    assert (optim.lr, optim.clip, optim.power) == (0.5, 2, 1.0)
