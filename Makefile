@@ -66,5 +66,6 @@ lock: $(STAMP)
 	    > $(LOCK)/requirements.txt
 	mv $(LOCK)/requirements.txt requirements.txt && rm -rf $(LOCK)
 
+# What the tools leave behind; runs and checkpoints (work_dirs, checkpoints) are never touched.
 clean:
-	rm -rf work_dirs site $(LOCK) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site $(LOCK) .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,11 @@ export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 source "$here/tools/interpreter.sh"
 choose_python "$here"
 gpus=${NUM_GPUS:-1}
+case $gpus in '' | *[!0-9]*)
+  echo "test.sh: NUM_GPUS must be a number, got '$gpus'" >&2
+  exit 2
+  ;;
+esac
 if [ "$gpus" -gt 1 ]; then
   launch=("$python" -m torch.distributed.run --nproc_per_node "$gpus"
     --master_port "${MASTER_PORT:-29500}" -m ris.cli)

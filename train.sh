@@ -22,6 +22,7 @@ esac
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 source "$here/tools/interpreter.sh"
+source "$here/tools/waiting.sh"
 choose_python "$here"
 mkdir -p "$logdir"
 if [ "$gpus" -eq 0 ]; then
@@ -32,26 +33,19 @@ else
     --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
     --master_port "${MASTER_PORT:-29500}" --max_restarts "${MAX_RESTARTS:-0}" -m ris.cli)
   device=(--device cuda)
+  # torchrun kills what has not ended this many seconds after a signal, 30 by default: too few to
+  # write the state of a fine-tuned Stable Diffusion.
+  export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
 fi
 rm -f "$logdir/resume/stopped"
 "${launch[@]}" train --dataset "$dataset" --logdir "$logdir" "${device[@]}" "$@" \
   > >(tee -ia "$logdir/log.txt") 2>&1 &
 pid=$!
 # A scheduler signals this shell; the run must hear it. As a job in the background it is deaf to INT
-# until training listens for it, so Ctrl-C reaches it as TERM.
-for name in TERM USR1; do trap "kill -$name $pid 2>/dev/null || true" "$name"; done
-trap "kill -TERM $pid 2>/dev/null || true" INT
-code=0
-while :; do
-  wait "$pid" && code=0 || code=$?
-  kill -0 "$pid" 2>/dev/null || break
-done
-# A signal ended that wait, but the run was gone before the loop could look: ask for its own code.
-# 127: this shell remembers none.
-if [ "$code" -gt 128 ]; then
-  wait "$pid" 2>/dev/null && own=0 || own=$?
-  [ "$own" -eq 127 ] || code=$own
-fi
+# until training listens for it, so Ctrl-C reaches it as TERM; and so does USR1, which would end
+# torchrun alone and leave its processes behind.
+for name in TERM USR1 INT; do trap "kill -TERM $pid 2>/dev/null || true" "$name"; done
+wait_for "$pid"
 # torchrun gives a code of its own when it is stopped.
 [ ! -e "$logdir/resume/stopped" ] || code=75
 exit "$code"

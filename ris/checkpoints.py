@@ -8,6 +8,7 @@ Random frozen weights have no other home and are saved with the rest.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -32,6 +33,11 @@ SYSTEMS: dict[str, type[VPDRefer]] = {
     "VPDRefer": VPDRefer,
     "GeneralRefer": GeneralRefer,
     "GroundRefer": GroundRefer,
+}
+# What config.json must hold, by part.
+_CARD = {
+    "": ("system", "backbone", "head", "class_weight", "ignore_sentence", "info"),
+    "backbone ": ("unet", "vae", "text", "options", "source"),
 }
 _PRETRAINED = ("backbone.unet.", "backbone.vae.", "backbone.text_encoder.")
 DEFAULT_TEXT = "openai/clip-vit-large-patch14"
@@ -244,6 +250,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         described = json.loads(file.read_text())
         if described["format"] != FORMAT:
             raise CheckpointError(f"{file} has format {described['format']!r}, not {FORMAT!r}")
+        _check_card(described, file)
     except FileNotFoundError:
         if (Path(path) / "model_index.json").is_file():
             raise CheckpointError(
@@ -258,6 +265,23 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{file} is damaged or no checkpoint's: {error}") from error
     return described
+
+
+def _check_card(described: dict[str, Any], file: Path) -> None:
+    """Raise CheckpointError for entries that are not there, or options no backbone has."""
+    parts = {"": described, "backbone ": described.get("backbone", {})}
+    for part, wanted in _CARD.items():
+        if lacking := [name for name in wanted if name not in parts[part]]:
+            raise CheckpointError(
+                f"{file} lacks {part}{', '.join(lacking)}; it was not written whole"
+            )
+    options = described["backbone"]["options"]
+    known = set(inspect.signature(DiffusionBackbone.__init__).parameters) - {"self", "components"}
+    if odd := sorted(set(options) - known):
+        raise CheckpointError(
+            f"{file} has backbone options that this version does not know: {', '.join(odd)}; it "
+            f"knows {', '.join(sorted(known))}; update this package"
+        )
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

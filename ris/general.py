@@ -72,7 +72,8 @@ class GeneralRefer(VPDRefer):
         if mask is None or truth.get("n_targets") is None:
             raise OptionError("mode 'loss' needs the masks and numbers of targets of the batch")
         output = self.output(latent, text, picture_index)
-        nothing = torch.tensor([int(n == 0) for n in truth["n_targets"]], device=mask.device)
+        nothing = torch.tensor([int(n == 0) for n in truth["n_targets"]])
+        nothing = nothing.to(mask.device, non_blocking=True)
         return self.loss(self.upsample(output.mask.float(), size), output, mask, nothing)
 
     def _answers(self, *asked: Any) -> Any:

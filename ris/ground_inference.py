@@ -65,6 +65,7 @@ def ground_pictures(
         one.truncated = [counts[owners[i]] > model.backbone.token_length for i in here]
         one.captions = [captions[owners[i]] for i in here]
         one.spans = [spans[i] for i in here]
+        one.trades = model.backbone.trade_names
         found.append(one)
     return found
 

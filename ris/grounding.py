@@ -116,17 +116,17 @@ class GroundRefer(VPDRefer):
     def output(self, latent: Tensor, asked: AskedPhrases, picture_index: Tensor) -> GroundOutput:
         """latent [P, c, h, w], phrases, picture_index int64 [C] -> the head's answers for them."""
         backbone, device = self.backbone, latent.device
-        index = picture_index.to(device)[torch.tensor(asked.origin, device=device)]
+        index = picture_index[torch.tensor(asked.origin)].to(device, non_blocking=True)
         text = backbone.encode_text(asked.captions)
         place = torch.arange(backbone.token_length, device=device)
-        first, last = torch.tensor(asked.tokens, device=device).T[..., None]
+        first, last = torch.tensor(asked.tokens).to(device, non_blocking=True).T[..., None]
         alone = backbone.token_mask(asked.phrases).sum(dim=1) - 1
         each = torch.arange(len(alone), device=device)
         said = PhraseInput(
             text=text,
             words=backbone.token_mask(asked.captions),
             inside=(place >= first) & (place < last),
-            caption=torch.tensor(asked.caption, device=device),
+            caption=torch.tensor(asked.caption).to(device, non_blocking=True),
             alone=backbone.encode_text(asked.phrases)[each, alone],
             owners=asked.caption,
         )
@@ -164,7 +164,9 @@ class GroundRefer(VPDRefer):
             pictures, index = picture_index[part].cpu().unique(return_inverse=True)
             owners = [caption_of_phrase[i] - start for i in own]
             asked = self.asked(captions[part], owners, [spans[i] for i in own])
-            output = self.output(latent.index_select(0, pictures.to(latent.device)), asked, index)
+            output = self.output(
+                latent.index_select(0, pictures.to(latent.device, non_blocking=True)), asked, index
+            )
             boxes: Sequence[Tensor | None] = [None] * len(own)
             masks: Sequence[Tensor | None] = [None] * len(own)
             if output.boxes is not None:

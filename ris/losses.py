@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,14 +39,20 @@ class WeightedCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """logits [B, 2, H, W], mask uint8 [B, H, W] in {0, 1} -> scalar."""
         weight, target = self.weight.to(logits.dtype), mask.long()
-        if not self.over_processes or not dist.is_initialized():
+        together = self.over_processes and dist.is_initialized()
+        # CUDA's kernel for pictures sums in no fixed order, and is refused then.
+        fixed = torch.are_deterministic_algorithms_enabled()
+        if not together and not fixed:
             return F.cross_entropy(logits, target, weight=weight)
         total = weight[target].sum()
-        dist.all_reduce(total)
-        # DDP averages the processes' gradients, so each has its share of the whole times their
-        # number.
-        share = total / dist.get_world_size()
-        return F.cross_entropy(logits, target, weight=weight, reduction="sum") / share
+        if together:
+            dist.all_reduce(total)
+            # DDP averages the processes' gradients, so each has its share of the whole times their
+            # number.
+            total = total / dist.get_world_size()
+        if fixed:
+            return F.cross_entropy(logits, target, weight=weight, reduction="none").sum() / total
+        return F.cross_entropy(logits, target, weight=weight, reduction="sum") / total
 
 
 def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -11,9 +11,13 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 from ris.errors import OptionError
+
+# Beginnings of arguments of heads that `refuse_code` takes none of.
+UNUSED = ("loss", "sampler", "init_cfg", "pretrained", "checkpoint", "_scope_")
 
 
 class _Absent(types.ModuleType):
@@ -41,11 +45,49 @@ def head_class(name: str) -> type:
     import_models()
     from mmseg.registry import MODELS
 
-    found = MODELS.get(name)
+    # Not by `MODELS.get`, which imports whatever a name that is not registered points to.
+    found = MODELS.module_dict.get(name)
     if found is None:
         heads = sorted(key for key in MODELS.module_dict if key.endswith("Head"))
         raise OptionError(f"mmseg.{name} is unknown; mmsegmentation has {', '.join(heads)}")
     return found
+
+
+def refuse_code(config: Any, where: str) -> None:
+    """Raise OptionError for what of a head's arguments would run more than a registered part.
+
+    The registry calls anything that a `type` names by its import path, a `_scope_` imports a
+    package, and losses and initialisers may read pickles from a path or an address: a config that
+    came with a stranger's weights must not reach them. Losses, samplers and initial weights of
+    mmsegmentation's heads have no part here anyway.
+    """
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if str(key).startswith(UNUSED):
+                raise OptionError(
+                    f"{where} has {key}={value!r}; losses, samplers, initial weights and scopes of "
+                    "mmsegmentation's heads are not used here (the loss is that of "
+                    "model.class_weight and model.dice_weight); leave it out"
+                )
+            # A class cannot come from a file: whoever passes one already runs code.
+            known = isinstance(value, type) or (isinstance(value, str) and value in _registered())
+            if key == "type" and not known:
+                raise OptionError(
+                    f"{where} names a part of type {value!r}; mmsegmentation and mmcv register "
+                    "none of this name"
+                )
+            refuse_code(value, f"{where}.{key}")
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            refuse_code(value, where)
+
+
+def _registered() -> set[str]:
+    import_models()
+    from mmengine.registry import MODELS as ROOT
+    from mmseg.registry import MODELS
+
+    return {*MODELS.module_dict, *ROOT.module_dict}
 
 
 def import_models() -> None:

@@ -265,7 +265,8 @@ class VPDRefer(BaseModel):
             part = slice(start, start + self.sentence_batch)
             # Only the pictures of this part: the UNet's picture-only work runs once for each.
             pictures, index = picture_index[part].unique(return_inverse=True)
-            yield latent.index_select(0, pictures.to(latent.device)), text[part], index
+            pictures = pictures.to(latent.device, non_blocking=True)
+            yield latent.index_select(0, pictures), text[part], index
 
     def refresh_caches(self) -> None:
         """Take notice of what other processes have kept on disk since."""
@@ -301,8 +302,8 @@ class VPDRefer(BaseModel):
             if (len(self._latents) + 1) * size <= self.latent_cache_bytes:
                 self._latents.setdefault(i, found[i].cpu())
         if fresh:
-            return torch.stack([found[i].to(image.device) for i in ids])
-        return torch.stack([found[i] for i in ids]).to(image.device)  # one transfer for all
+            return torch.stack([found[i].to(image.device, non_blocking=True) for i in ids])
+        return torch.stack([found[i] for i in ids]).to(image.device, non_blocking=True)
 
     def _disk(self, image: Tensor) -> TensorCache | None:
         if self._latents_on_disk is None and self.cache_dir is not None:

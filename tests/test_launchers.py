@@ -48,3 +48,35 @@ def test_a_run_that_does_not_listen_yet_ends_too(repo, tmp_path, name):
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("gpus", ["0", "2"])
+def test_usr1_reaches_the_run_as_a_signal_torchrun_passes_on(repo, tmp_path, gpus):
+    """torchrun dies of USR1 itself, and leaves its processes behind."""
+    stub = tmp_path / "python"
+    stub.write_text(
+        f"#!/bin/bash\ntrap 'echo TERM > {tmp_path}/heard; exit 3' TERM\n"
+        f"echo $TORCH_ELASTIC_SHUTDOWN_TIMEOUT > {tmp_path}/begun\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    stub.chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", str(repo / "train.sh"), "refcoco", str(tmp_path / "log"), gpus],
+        env={**os.environ, "PYTHON": str(stub)},
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=30) == 3
+    assert (tmp_path / "heard").read_text() == "TERM\n"
+    assert (tmp_path / "begun").read_text().strip() == ("" if gpus == "0" else "600")
+
+
+def test_a_number_of_gpus_that_is_none_is_refused(repo):
+    run = subprocess.run(
+        ["bash", str(repo / "test.sh"), "refcoco", "m.pth"],
+        env={**os.environ, "NUM_GPUS": "two", "PYTHON": "false"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "NUM_GPUS must be a number, got 'two'" in run.stderr

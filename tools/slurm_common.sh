@@ -25,6 +25,7 @@ slurm_run() {
   export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} MASTER_PORT=${MASTER_PORT:-29500}
   local python
   source "$root/tools/interpreter.sh"
+  source "$root/tools/waiting.sh"
   choose_python "$root"
   local target=(--checkpoint "$place")
   if [ "$command" = train ]; then
@@ -39,10 +40,7 @@ slurm_run() {
     ${SRUN_ARGS:-} "$python" -m ris.cli "$command" --dataset "$dataset" "${target[@]}" "$@" &
   local pid=$! code=0 name
   for name in TERM USR1; do trap "kill -$name $pid 2>/dev/null || true" "$name"; done
-  while :; do
-    wait "$pid" && code=0 || code=$?
-    kill -0 "$pid" 2>/dev/null || break
-  done
+  wait_for "$pid"
   if [ "$command" = train ] && [ -e "$place/resume/stopped" ]; then
     code=75
     # Stopped with its state saved: back into the queue, where this is a batch job.

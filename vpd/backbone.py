@@ -187,7 +187,9 @@ class DiffusionBackbone(nn.Module):
             for sentence in set(sentences) - set(found):
                 stored = kept.get(cache.digest_of(sentence.encode()))
                 if stored is not None:
-                    found[sentence] = stored.to(device)  # once, and not at every use
+                    found[sentence] = stored.to(
+                        device, non_blocking=True
+                    )  # once, and not at every use
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
             self._wake()
@@ -202,7 +204,7 @@ class DiffusionBackbone(nn.Module):
         size = next(iter(found.values())).nbytes
         while len(self._text_cache) * size > TEXT_CACHE_BYTES:
             self._text_cache.popitem(last=False)
-        return torch.stack([found[s].to(device) for s in sentences])
+        return torch.stack([found[s].to(device, non_blocking=True) for s in sentences])
 
     def fast_convolutions(self) -> int:
         """From now on 3x3 convolutions take fewer multiplications (see `vpd.convolution`).
@@ -259,6 +261,8 @@ class DiffusionBackbone(nn.Module):
         kind = next(self.unet.parameters()).device.type  # the VAE's own may be parked
         rounding = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "none"
         depends.append(f"mode x {self.latent_scale!r}, autocast {rounding}")
+        if kind != "cpu":
+            depends.append(kind)  # whose convolutions may round otherwise, in TF32 for example
         return cache.TensorCache(root, "latents", depends, shape, dtype)
 
     def token_mask(self, sentences: Sequence[str]) -> Tensor:
@@ -269,7 +273,8 @@ class DiffusionBackbone(nn.Module):
         ids = text.tokenize(self.tokenizer, sentences, self.token_length)
         first_end = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
         places = torch.arange(self.token_length)
-        return (places <= first_end[:, None]).to(next(self.unet.parameters()).device)
+        device = next(self.unet.parameters()).device
+        return (places <= first_end[:, None]).to(device, non_blocking=True)
 
     def forward(
         self, latent: Tensor, text_features: Tensor, picture_index: Tensor | None = None

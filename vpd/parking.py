@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Parking:
             return False
 
     def _write(self, tensors: dict[str, Tensor]) -> None:
-        beside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        beside = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex}")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, beside)

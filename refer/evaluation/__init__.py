@@ -15,7 +15,7 @@ from refer.evaluation.records import RecordFile, load_records, save_records
 from refer.evaluation.res import ResEvaluator
 from refer.evaluation.rescore import rescore, score_file
 from refer.evaluation.scores import ItemRecord, score
-from refer.evaluation.table import table
+from refer.evaluation.table import scored_line, table
 
 __all__ = [
     "GROUNDING_PROTOCOLS",
@@ -37,5 +37,6 @@ __all__ = [
     "save_records",
     "score",
     "score_file",
+    "scored_line",
     "table",
 ]

@@ -38,10 +38,7 @@ def grec_table(scores: Mapping[str, float], protocol: GrecProtocol, name: str) -
                "AP50": "AP50"}  # fmt: skip
     cells = "".join(f"{100 * scores[key]:>11.2f}" for key in columns.values())
     head = "".join(f"{column:>11}" for column in columns)
-    return (
-        f"{'':<{len(name)}}{head}\n{name}{cells}\n"
-        f"boxes matched by {protocol.match}, score >= {protocol.score:g}"
-    )
+    return f"{'':<{len(name)}}{head}\n{name}{cells}\nprotocol: {protocol.describe()}"
 
 
 def _cell(scores: Mapping[str, float], column: str) -> str:

@@ -107,6 +107,18 @@ class ResProtocol:
         ]
         return {**own, "changed": changed}
 
+    def in_words(self) -> str:
+        """What a printed score says of itself."""
+        sign = ">=" if self.threshold_operator == "ge" else ">"
+        empty = {"zero": "scores 0", "one": "scores 1", "skip": "is left out of P@X and mIoU"}
+        text = (
+            f"{self.name}: P@X at IoU {sign} X, {self.sentence_mode} sentences, masks at "
+            f"{self.resolution} by {self.prediction}, overlapping parts of an outline: "
+            f"{self.overlap}, an empty union {empty[self.empty_union]}"
+        )
+        changed = self.describe()["changed"]
+        return text + (f"; {', '.join(changed)} not as {self.name} has it" if changed else "")
+
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> ResProtocol:
         """The protocol that `describe` gave. Raises ValueError for anything else."""

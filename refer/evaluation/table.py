@@ -6,6 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def scored_line(header: Mapping[str, Any], n_items: int) -> str:
+    """What was scored, for the line below a table: of the header of a file of records or boxes."""
+    name = str(header.get("dataset", "data not named"))
+    parts = [name + (f" ({header['split_by']})" if header.get("split_by") else "")]
+    parts[0] += f" {header['split']}" if header.get("split") else ""
+    parts.append(f"{n_items:,} items")
+    if header.get("data_hash"):
+        parts.append(f"data {str(header['data_hash'])[:12]}")
+    if header.get("trades"):
+        parts.append(f"trades {', '.join(header['trades'])}")
+    return f"scored: {', '.join(parts)}"
+
+
 def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Rows (name, scores as of `ResEvaluator.compute`) as text: P@X..., oIoU, mIoU, 2 decimals.
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from refer.evaluation import load_records
+    from refer.evaluation import load_records, scored_line
     from refer.evaluation.compare import compare
     from refer.evaluation.recorded import open_recorded
 
@@ -37,7 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.refer_data_root:
         refer = open_recorded(paths[0], files[0], arguments.refer_data_root)
         sentences = {sent_id: sent["sent"] for sent_id, sent in refer.Sents.items()}
-    print(f"A {paths[0]}\nB {paths[1]}")
+    for name, path, file in zip("AB", paths, files, strict=True):
+        trades = file.header.pop("trades", None)
+        print(f"{name} {path}" + (f" (trades {', '.join(trades)})" if trades else ""))
+    print(f"protocol {files[0].protocol.in_words()}")
+    print(scored_line(files[0].header, len(files[0].records)))
     print(report(found, arguments.items, sentences))
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Literal
+
+# Options that only some files know, by their name in argparse.
+OF_MASKS = {"refer_data_root": "--refer_data_root", "dataset": "--dataset", "splitBy": "--splitBy"}
+OF_GENERAL = {"nt_rule": "--nt-rule", "nt_pixels": "--nt-pixels"}
+OF_PROTOCOL = {"protocol": "--protocol"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,32 +24,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="with it, for records that do not say what data set "
                         "they are of")  # fmt: skip
     parser.add_argument("--splitBy", help="the same, of the splitBy")
-    parser.add_argument("--nt-rule", choices=("head", "pixels"), default="head",
-                        help="generalized: who says that nothing is there")  # fmt: skip
-    parser.add_argument("--nt-pixels", type=int, default=50, help="a mask of fewer pixels says so")
+    parser.add_argument("--nt-rule", choices=("head", "pixels"),
+                        help="generalized: who says that nothing is there (head)")  # fmt: skip
+    parser.add_argument("--nt-pixels", type=int, help="a mask of fewer pixels says so, with "
+                        "--nt-rule pixels (default: 50)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.records.endswith("_detailed_results.json"):
-        from refer.evaluation import gres
-        from refer.evaluation.gres_table import gres_table
+    path = Path(arguments.records)
+    # The generalized result files are of the published form, one JSON list without a header.
+    if path.suffix == ".json":
+        _refuse(arguments, "a generalized result file", {**OF_MASKS, **OF_PROTOCOL})
+        _general(arguments)
+    elif _format(path) == "grounding-predictions":
+        _refuse(arguments, "a file of boxes", {**OF_MASKS, **OF_GENERAL})
+        _boxes(arguments)
+    else:
+        _refuse(arguments, "a file of masks' counts", OF_GENERAL)
+        _masks(arguments)
 
-        rule = gres.GresProtocol(arguments.nt_rule, arguments.nt_pixels)
-        print(gres_table(gres.load(arguments.records, rule), "all"))
-        return
-    if Path(arguments.records).name.startswith("boxes_"):
-        from refer.evaluation import (
-            find_grounding_protocol,
-            grounding_table,
-            load_predictions,
-        )
 
-        wanted = arguments.protocol and find_grounding_protocol(arguments.protocol)
-        boxes, header = load_predictions(arguments.records, wanted)
-        split = str(header.get("split", "all"))
-        print(grounding_table([(split, boxes.compute())], boxes.protocol, by_type=True))
-        return
-    from refer.evaluation import find_protocol, load_records, rescore, table
+def _format(path: Path) -> str | None:
+    """What the first line says the file is; None for nothing, which its reader reports."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.loads(file.readline())["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _refuse(arguments: argparse.Namespace, what: str, options: dict[str, str]) -> None:
+    from ris.errors import OptionError
+
+    given = [option for name, option in options.items() if getattr(arguments, name) is not None]
+    if given:
+        raise OptionError(f"{arguments.records} is {what}, which {', '.join(given)} is not for")
+
+
+def _general(arguments: argparse.Namespace) -> None:
+    from refer.evaluation import gres
+    from refer.evaluation.gres_table import gres_table
+    from ris.errors import OptionError
+
+    rule: Literal["head", "pixels"] = arguments.nt_rule or "head"
+    if arguments.nt_pixels is not None and rule != "pixels":
+        raise OptionError("--nt-pixels is for --nt-rule pixels")
+    pixels = 50 if arguments.nt_pixels is None else arguments.nt_pixels
+    print(gres_table(gres.load(arguments.records, gres.GresProtocol(rule, pixels)), "all"))
+
+
+def _boxes(arguments: argparse.Namespace) -> None:
+    from refer.evaluation import (
+        find_grounding_protocol,
+        grounding_table,
+        load_predictions,
+        scored_line,
+    )
+
+    wanted = arguments.protocol and find_grounding_protocol(arguments.protocol)
+    boxes, header = load_predictions(arguments.records, wanted)
+    scores = boxes.compute()
+    split = str(header.get("split", "all"))
+    print(grounding_table([(split, scores)], boxes.protocol, by_type=True))
+    print(scored_line(header, scores["n_items"]))
+
+
+def _masks(arguments: argparse.Namespace) -> None:
+    from refer.evaluation import find_protocol, load_records, rescore, scored_line, table
     from refer.evaluation.recorded import chosen_data, open_recorded
 
     protocol = arguments.protocol or "vpd"
@@ -54,3 +102,4 @@ def run(arguments: argparse.Namespace) -> None:
     scores = rescore(file.records, wanted, file.protocol, refer)
     print(table([(protocol, scores)]))
     print(f"protocol: {scores['protocol']}")
+    print(scored_line(file.header, scores["n_items"]))

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from ris.engine.hooks import plain_model
-from ris.engine.shard import like
+from ris.engine.shard import like, reshard
 
 
 class EMAHook(Hook):
@@ -51,6 +51,7 @@ class EMAHook(Hook):
     def give_back(self, runner: Any) -> None:
         """The weights that are trained, after others have looked at the average."""
         if self.average is not None:
+            reshard(plain_model(runner))  # an evaluation gathers what was stored in shares
             self.average.restore(self._parameters(runner))
 
     def tensors(self) -> dict[str, Tensor]:

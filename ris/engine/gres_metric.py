@@ -62,7 +62,7 @@ class GresMetric(BaseMetric):
         nothing = torch.stack([answer.no_target for answer in data_samples])
         pred = probability > 0.5
         truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()
-        truth = truth[data_batch["ref_of_text"].to(pred.device)]
+        truth = truth[data_batch["ref_of_text"].to(pred.device, non_blocking=True)]
         counts = [(pred & truth), (pred | truth), pred, truth]
         items = {
             "n_targets": [data_batch["n_targets"][i] for i in which],

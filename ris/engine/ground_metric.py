@@ -25,6 +25,7 @@ from refer.evaluation import (
     grounding_table,
     save_predictions,
     save_records,
+    scored_line,
     table,
 )
 from ris.grounding import GroundAnswer
@@ -61,7 +62,8 @@ class GroundMetric(BaseMetric):
         on_scores: Callable[[dict[str, Any], float], None] | None = None,
     ) -> None:
         super().__init__()
-        self.protocols, self.header, self.keys, self.folder = (boxes, masks), header, keys, folder
+        self.protocols, self.keys, self.folder = (boxes, masks), keys, folder
+        self.header = {**header, "clamp": clamp}
         self.places = {key: place for place, key in enumerate(keys)}
         self.keep_masks, self.clamp, self.on_scores = keep_masks, clamp, on_scores
         self.evaluated = False
@@ -174,7 +176,9 @@ class GroundMetric(BaseMetric):
         if masks is not None and drawn is not None:
             path = self.folder / f"records_{split}.jsonl"
             save_records(path, masks.records, self.header, masks.protocol)
-            print(table([(split, drawn)]), flush=True)
+            print(table([(split, drawn)]))
+            print(f"protocol {masks.protocol.in_words()}")
+        print(scored_line(self.header, found["n_items"]), flush=True)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Unused: `evaluate` merges evaluators instead of result lists."""

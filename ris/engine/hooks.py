@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, master_only
+from mmengine.dist import all_reduce, broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
@@ -81,9 +81,15 @@ class BestWeightsHook(Hook):
     def before_train(self, runner: Any) -> None:
         """The resume checkpoint is written before its epoch is validated, so the folder of the best
         weights may know a better score."""
-        if not (self.folder / "config.json").is_file():
+        # By the first process alone: each may have a disk of its own, and all must agree on what is
+        # a new best, which they gather together where weights are sharded.
+        said: list[Any] = [None]
+        if is_main_process() and (self.folder / "config.json").is_file():
+            said = [checkpoints.read_config(self.folder)["info"]]
+        broadcast_object_list(said)
+        info = said[0]
+        if info is None:
             return
-        info = checkpoints.read_config(self.folder)["info"]
         saved = info.get(f"val_{self.key}")
         if info.get("run") != runner.run_id or not runner.iter:
             runner.logger.warning(

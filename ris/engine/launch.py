@@ -26,8 +26,13 @@ def restarts() -> int:
 
 
 def _ranks_from_slurm() -> None:
-    """Under srun with several tasks, say in torchrun's variables what Slurm says in its own."""
-    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) < 2:
+    """Under srun with several tasks, say in torchrun's variables what Slurm says in its own.
+
+    By the step's count: the job's (SLURM_NTASKS) also stands in the batch script, of which there is
+    one, and which would wait for others that nobody starts.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in os.environ or int(tasks) < 2:
         return
     if "SLURM_PROCID" not in os.environ:
         return
@@ -39,7 +44,7 @@ def _ranks_from_slurm() -> None:
         os.environ["MASTER_ADDR"] = listed.stdout.split()[0]
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
-    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["WORLD_SIZE"] = tasks
     os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
 
 
@@ -95,13 +100,13 @@ def _meet(backend: str, timeout: float) -> None:
 
 @MODEL_WRAPPERS.register_module()
 class RefDDP(MMDistributedDataParallel):
-    """mmengine's DDP, without `device_ids` on CPUs, where torch refuses them."""
+    """mmengine's DDP, without `device_ids`: CPUs have none, and on GPUs it would move all of a
+    batch, also what the host reads (`models.READ_BY_THE_HOST`). The model lies where it runs."""
 
     def __init__(self, module: VPDRefer, device_ids: Any = None, **kwargs: Any) -> None:
-        on_cpu = next(module.parameters()).device.type == "cpu"
         super().__init__(
             module=module,
-            device_ids=None if on_cpu else device_ids,
+            device_ids=None,
             broadcast_buffers=False,
             # Another head may read some levels only; the UNet beyond them gets no gradient.
             find_unused_parameters=module.backbone.unet_mode != "frozen"

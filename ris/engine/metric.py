@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 
-from refer.evaluation import ResEvaluator, ResProtocol, save_records, table
+from refer.evaluation import ResEvaluator, ResProtocol, save_records, scored_line, table
 
 WAIT_EVERY = 64  # batches between two reads of the device
 
@@ -55,7 +55,9 @@ class ResMetric(BaseMetric):
             self.started = time.monotonic()
         pred = torch.stack(list(data_samples))
         which = data_batch["ref_of_text"]
-        truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()[which.to(pred.device)]
+        truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()
+        # Even of a few numbers, a copy that blocks would wait for the whole batch before it.
+        truth = truth[which.to(pred.device, non_blocking=True)]
         # Four integer sums a sentence are all that leaves the device, and not at once: to read them
         # now would wait for it.
         both, either = (pred & truth).sum((1, 2)), (pred | truth).sum((1, 2))
@@ -100,7 +102,9 @@ class ResMetric(BaseMetric):
         if is_main_process():
             if self.records is not None:
                 save_records(self.records, merged.records, self.header, self.protocol)
-            print(table([(str(self.header.get("split", "")), scores)]), flush=True)
+            print(table([(str(self.header.get("split", "")), scores)]))
+            print(f"protocol {self.protocol.in_words()}")
+            print(scored_line(self.header, scores["n_items"]), flush=True)
             if self.on_scores is not None:
                 self.on_scores(scores, seconds)
         self._fresh()

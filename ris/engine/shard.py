@@ -74,6 +74,13 @@ class RefFSDP(nn.Module):
     test_step = val_step
 
 
+def reshard(model: nn.Module) -> None:
+    """Back to shares, whatever of the model is gathered; nothing where nothing is sharded."""
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def whole(value: Tensor) -> Tensor:
     """The full tensor of a sharded one (every process must ask); others as they are."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -10,33 +10,40 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 
 import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-REPEAT = 2.0
+# Seconds from which on a second signal is an order to stop at once. Ctrl-C comes from a person;
+# launchers send the others several times, while a large state is still being written.
+REPEAT = {signal.SIGINT: 2.0, signal.SIGTERM: 300.0, signal.SIGUSR1: 300.0}
 
 
 class StopRequest:
-    """Remembers that a signal came; processes agree on it, so that all stop after the same step."""
+    """Remembers that a signal came; processes agree on it, so that all stop after the same step.
 
-    def __init__(self) -> None:
+    timeout: seconds that a process waits for the others.
+    """
+
+    def __init__(self, timeout: float = 1800.0) -> None:
         self.received: int | None = None
+        self._timeout = timedelta(seconds=timeout)
         self._when = 0.0
         self._group: dist.ProcessGroup | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Catch the signals inside the block. One that comes again later acts at once; within
-        `REPEAT` seconds it is the same one, which reached the process by two ways."""
+        """Catch the signals inside the block. One that comes `REPEAT` seconds after the first, or
+        later, acts at once; before, it is the same wish, which reached the process by two ways."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.received is None:
                 self.received, self._when = number, time.monotonic()
-            elif time.monotonic() - self._when > REPEAT:
+            elif time.monotonic() - self._when > REPEAT[signal.Signals(number)]:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
 
@@ -53,13 +60,20 @@ class StopRequest:
 
         The question goes through the CPUs (gloo), so no GPU is waited for.
         """
+        return self._largest(self.received or 0) or None
+
+    def all_well(self, well: bool) -> bool:
+        """Wait for all processes; whether all of them say so."""
+        return not self._largest(not well)
+
+    def _largest(self, number: int) -> int:
         if not dist.is_initialized() or dist.get_world_size() == 1:
-            return self.received
+            return int(number)
         if self._group is None:
-            self._group = dist.new_group(backend="gloo")
-        number = torch.tensor(self.received or 0)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
-        return int(number) or None
+            self._group = dist.new_group(backend="gloo", timeout=self._timeout)
+        found = torch.tensor(int(number))
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self._group)
+        return int(found)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

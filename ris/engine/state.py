@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from torch import Tensor
 
 from ris import checkpoints
@@ -26,7 +26,8 @@ def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> S
     """The run as it stands, copied to the CPU, so that training may go on while it is written.
 
     place: epoch, and samples of it used up. Every process must call this: the random states of all
-    are gathered.
+    are gathered, and sharded weights. Only the first gets the tensors: copies of all processes of a
+    machine could fill its memory.
     """
     state = model.state_dict()
     frozen = checkpoints.frozen_names(model)
@@ -91,12 +92,23 @@ def restore(runner: Any, model: VPDRefer, snapshot: Snapshot) -> None:
         )
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": moments, "param_groups": values["groups"]})
+    _lay_out(optimizer)
     _replay_schedules(runner, optimizer, rates, snapshot.step)
     if values["best_score"] is not None:
         runner.message_hub.update_info("best_score", values["best_score"])
     runner.optim_wrapper.restore_faults(values["faults"])
     runner.ema_state = (snapshot.tensors.get("ema"), values.get("ema_step", 0))
     _restore_random_state(snapshot)
+
+
+def _lay_out(optimizer: Any) -> None:
+    """Moments in their parameters' order in memory, as kernels that update many at once want them:
+    the files hold them contiguous, and weights may lie channels innermost."""
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            odd = isinstance(value, Tensor) and value.shape == parameter.shape
+            if odd and value.stride() != parameter.stride():
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _replay_schedules(runner: Any, optimizer: Any, rates: list[float], steps: int) -> None:
@@ -121,8 +133,9 @@ def _fingerprint(model: VPDRefer, state: dict[str, Tensor], frozen: set[str]) ->
 
 
 def _copy(value: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with nothing."""
-    return whole(value.detach()).to("cpu", copy=True).contiguous()
+    """A copy on the CPU that shares memory with nothing; empty on processes that write nothing."""
+    full = whole(value.detach())  # all processes together, where it is sharded
+    return full.to("cpu", copy=True).contiguous() if is_main_process() else torch.empty(0)
 
 
 def _optimizer_parts(optimizer: Any) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

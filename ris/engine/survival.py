@@ -48,9 +48,7 @@ class StateHook(Hook):
         if signal is not None or last or (self.every and step % self.every == 0):
             self._save(runner, step, batch_idx)
         if signal is not None:
-            self._finish(runner)
-            if is_main_process():
-                (self.store.folder / "stopped").touch()  # tells train.sh, past torchrun's own code
+            self._finish_together(runner)
             raise Stopped(signal, step)
 
     def after_train(self, runner: Any) -> None:
@@ -70,6 +68,19 @@ class StateHook(Hook):
                 self.writer.submit(snapshot)
             except CheckpointError as error:
                 runner.logger.error(f"{error}; training goes on, the last good one is kept")
+
+    def _finish_together(self, runner: Any) -> None:
+        """No process leaves before the first one has written the state: launchers end them all as
+        soon as one is gone."""
+        error: CheckpointError | None = None
+        try:
+            self._finish(runner)
+            if is_main_process():
+                (self.store.folder / "stopped").touch()  # tells train.sh, past torchrun's own code
+        except CheckpointError as failed:
+            error = failed
+        if not self.stop.all_well(error is None):
+            raise error or CheckpointError("the first process could not write its last checkpoint")
 
     def _finish(self, runner: Any) -> None:
         """The last snapshot must be on disk; that it is not is an error."""

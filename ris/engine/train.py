@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from torch import nn
@@ -73,6 +74,11 @@ def train(
                 "survival.shard already shares the encoders' weights out over the processes; leave "
                 "model.park_encoders out"
             )
+        if config.model.backbone.channels_last:
+            raise OptionError(
+                "survival.shard cuts weights that lie in rows, and model.backbone.channels_last "
+                "lays them otherwise; leave one of them out"
+            )
         if get_world_size() == 1:
             raise OptionError("survival.shard needs several processes; this is one")
         wrapped = shard.RefFSDP(model)
@@ -89,7 +95,10 @@ def train(
 
     metric = task.metric(config, val_data, work_dir, keep, False)
     name_trades(metric, model)
-    store, stop = Store(work_dir / "resume", config.survival.keep_last), StopRequest()
+    store, stop = (
+        Store(work_dir / "resume", config.survival.keep_last),
+        StopRequest(config.survival.collective_timeout),
+    )
     steps = schedule.epochs * len(train_data)
     wanted = optim.of_mode(settings["optim"], config.model.backbone.unet_mode)
     rates = optim.at_batch(wanted, _total_batch(config))
@@ -121,7 +130,7 @@ def train(
         resume_state=lambda: _snapshot(resume_from, store),
     )
     _describe(runner, config, model, train_data, val_data)
-    if parked := model.park():  # behind the Runner's own move to the device
+    if parked := _park(model):  # behind the Runner's own move to the device
         runner.logger.info(
             f"VAE and text encoder wait in {config.model.cache_dir} while it has what they would "
             f"give: {parked / 2**30:.2f} GiB less in such steps"
@@ -180,6 +189,14 @@ def build_model(settings: dict[str, Any]) -> VPDRefer:
             "--weights a diffusers folder, a Hub id, or a whole Stable Diffusion checkpoint"
         )
     return TASKS[settings["task"]].system(built, **model)
+
+
+def _park(model: VPDRefer) -> int:
+    """`VPDRefer.park`, where one process of each machine writes the file before the others look."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    parked = model.park() if first else 0
+    barrier()
+    return parked if first else model.park()
 
 
 def _lower_frozen(model: VPDRefer, config: Config) -> int:

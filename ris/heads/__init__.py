@@ -15,7 +15,7 @@ from ris.heads.phrase_pixels import PhrasePixelHead
 from ris.heads.reftr import RefTRHead
 from ris.heads.vpd_decoder import VPDDecoder
 from ris.heads.word_decoder import WordDecoder
-from ris.mmseg_compat import head_class
+from ris.mmseg_compat import head_class, refuse_code
 
 HEADS: dict[str, type[nn.Module]] = {
     "VPDDecoder": VPDDecoder,
@@ -37,12 +37,14 @@ def build_head(
     whose `reads_words` is true also gets `text_channels`, and is called with the text features.
 
     Raises:
-        OptionError: an unknown type, or arguments that the head refuses.
+        OptionError: an unknown type, or arguments that the head refuses, or that would run code
+            of their own (see `refuse_code`).
     """
     arguments = dict(config)
     name = arguments.pop("type", None)
     if isinstance(name, str) and name.startswith("mmseg."):
         build: type[nn.Module] = head_class(name.removeprefix("mmseg."))
+        refuse_code(arguments, f"head {name}")
         index = arguments.setdefault("in_index", list(range(len(in_channels))))
         arguments.setdefault("num_classes", 2)
         arguments.setdefault("align_corners", False)

@@ -206,10 +206,7 @@ class RegionTokens(nn.Module):
     def forward(self, pyramid: Sequence[Tensor], text: Tensor, words: Tensor | None) -> Tensor:
         """-> [B, Q, d]."""
         layers = zip(pyramid, self.norms, self.levels, strict=True)
-        pooled = sum(
-            F.adaptive_avg_pool2d(project(norm(level)), self.grid)
-            for level, norm, project in layers
-        )
+        pooled = sum(_averages(project(norm(level)), self.grid) for level, norm, project in layers)
         assert isinstance(pooled, Tensor)
         tokens = pooled.flatten(2).transpose(1, 2) + self.place
         if self.language is not None:
@@ -220,6 +217,24 @@ class RegionTokens(nn.Module):
             tokens = tokens + read
         found: Tensor = self.norm(self.others(tokens))
         return found
+
+
+def _averages(cells: Tensor, grid: int) -> Tensor:
+    """[B, d, H, W] -> [B, d, grid, grid], the means of torch's adaptive pooling."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.adaptive_avg_pool2d(cells, grid)
+    # CUDA has no backward pass of it with a fixed order of sums; products with two matrices have.
+    rows, columns = (_shares(size, grid, cells) for size in cells.shape[-2:])
+    return rows @ cells @ columns.T
+
+
+def _shares(size: int, grid: int, like: Tensor) -> Tensor:
+    """[grid, size]: row g averages cells floor(g size / grid) to ceil((g + 1) size / grid)."""
+    cells = torch.arange(size, device=like.device)
+    place = torch.arange(grid, device=like.device)[:, None]
+    first, last = place * size // grid, -(-(place + 1) * size // grid)
+    inside = ((cells >= first) & (cells < last)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 def _mlp(*widths: int) -> nn.Sequential:

@@ -193,9 +193,9 @@ class Slots:
         absent[list(owners), rank] = False
         # A caption without phrases would leave its attention nothing to read.
         absent[[owner for owner, count in enumerate(taken) if not count]] = False
-        self.absent = absent.to(device)
+        self.absent = absent.to(device, non_blocking=True)
         both = torch.tensor([list(owners), rank], dtype=torch.int64)
-        self.caption, self.rank = both.to(device)
+        self.caption, self.rank = both.to(device, non_blocking=True)
 
     def spread(self, values: Tensor) -> Tensor:
         """[S, d] -> [C, K, d], zeros where there is no phrase."""

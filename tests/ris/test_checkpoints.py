@@ -114,6 +114,15 @@ def test_damage_is_named(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="wrong shapes: head"):
         checkpoints.load(folder)
+    odd = config["backbone"]["options"] | {"shape": 3}
+    for card, said in (
+        ({k: v for k, v in config.items() if k != "head"}, "lacks head"),
+        (config | {"backbone": {"unet": {}}}, "lacks backbone vae, text, options"),
+        (config | {"backbone": config["backbone"] | {"options": odd}}, "not know: shape"),
+    ):
+        (folder / "config.json").write_text(json.dumps(card))
+        with pytest.raises(CheckpointError, match=said):
+            checkpoints.load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(folder)

@@ -134,6 +134,8 @@ def test_the_command_takes_files_and_folders(tmp_path: Path, capsys):
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b/records_val.jsonl")]) == 0
     text = capsys.readouterr().out
     assert "oIoU" in text
+    assert "protocol vpd: P@X at IoU >= X, all sentences, masks at 512x512" in text
+    assert "scored: refcoco, 120 items" in text
     assert "95 % interval" in text
     assert "120 items of 60 pictures: " in text
     assert text.count("ref ") == 20

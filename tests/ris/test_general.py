@@ -238,12 +238,17 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
     assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "grec")]) == 0
     text = capsys.readouterr().out
     assert "always empty" in text
-    assert "boxes matched by giou" in text
+    assert "generalized IoU >= 0.5, F1 = 1" in text
     details = tmp_path / "t" / "grefshapes_val_detailed_results.json"
     table = gres_table(gres.load(details), "val")
     assert table in text
     assert main(["score", str(details), "--nt-rule", "pixels", "--nt-pixels", "1"]) == 0
     assert "no target below 1 pixels" in capsys.readouterr().out
+    for option in (("--protocol", "cris"), ("--refer_data_root", "."), ("--splitBy", "unc")):
+        assert main(["score", str(details), *option]) == 2
+        assert f"result file, which {option[0]} is not for" in capsys.readouterr().err
+    assert main(["score", str(details), "--nt-pixels", "1"]) == 2
+    assert "--nt-pixels is for --nt-rule pixels" in capsys.readouterr().err
     # Data sets and tasks that do not fit each other are told so.
     assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "res")]) == 2
     assert "grefshapes" in capsys.readouterr().err

@@ -224,7 +224,15 @@ def test_phrases_are_trained_tested_and_drawn(root, tmp_path, capsys):
     test = ["test", "--dataset", "phraseshapes", "--checkpoint", str(best), "--split", "val"]
     tested = tmp_path / "t"
     assert main([*test, *options(root, tested, "--grounding_protocol", "transvg")]) == 0
-    assert "protocol transvg: right at IoU >= 0.5" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "protocol transvg: right at IoU >= 0.5" in printed
+    assert "masks at 64x64 by sigmoid(0.5)" in printed
+    assert f"scored: phraseshapes val, {metrics['counts']['n_items']:,} items" in printed
+    boxes = str(tested / "boxes_val.jsonl")
+    assert main(["score", boxes]) == 0
+    assert f"scored: phraseshapes val, {metrics['counts']['n_items']:,}" in capsys.readouterr().out
+    assert main(["score", boxes, "--nt-pixels", "3"]) == 2
+    assert "a file of boxes, which --nt-pixels is not for" in capsys.readouterr().err
     # [3] What a test leaves behind is what is named, not pictures of every item.
     left = {path.name for path in tested.iterdir() if path.suffix in (".json", ".jsonl")}
     assert not list(tested.rglob("*.png"))
@@ -234,6 +242,7 @@ def test_phrases_are_trained_tested_and_drawn(root, tmp_path, capsys):
     captions = json.loads((root / "refshapes/phrases.json").read_text())
     assert len(evaluator) == sum(len(c["phrases"]) for c in captions if c["split"] == "val")
     assert header["data_hash"] == metrics["data_hash"]
+    assert header["clamp"] is False
     assert main([*test, *options(root, tested, "--task", "res")]) == 2
     assert "phraseshapes" in capsys.readouterr().err
     predict = ["predict", str(next((root / "images/refshapes").glob("*.jpg"))),
@@ -301,6 +310,14 @@ def test_expressions_first_boxes_then_masks(root, tmp_path, capsys):
     test = ["test", "--dataset", "refshapes", "--checkpoint", str(best), "--split", "val"]
     assert main([*test, *options(root, tmp_path / "t")]) == 2
     assert "holds a GroundRefer, for task rec" in capsys.readouterr().err
+
+
+def test_predictions_name_their_trades():
+    model = build(REFTR, "boxes")
+    model.backbone.trade({"merge_tokens": 0.5})
+    predictor = Predictor(model, 64, "cpu")
+    predictor.set_image(np.zeros((64, 64, 3), np.uint8))
+    assert predictor.predict("[a dog]").trades == ["merge_tokens=0.5"]
 
 
 def test_boxes_alone_are_predicted_without_masks(tmp_path):

@@ -147,6 +147,27 @@ def test_unknown_heads_and_arguments_are_named():
         build_head({"type": "VPDDecoder", "depth": 3}, CHANNELS)
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"loss_decode": {"type": "os.makedirs", "name": "made"}}, "loss_decode"),
+        ({"loss_decode": {"type": "CrossEntropyLoss", "class_weight": "w.pkl"}}, "loss_decode"),
+        ({"norm_cfg": {"type": "os.makedirs", "name": "made"}}, "'os.makedirs'"),
+        ({"norm_cfg": {"type": "antigravity"}}, "'antigravity'"),
+        ({"norm_cfg": {"type": ["BN"]}}, "'BN'"),
+        ({"act_cfg": {"type": "ReLU", "_scope_": "os"}}, "_scope_"),
+        ({"init_cfg": [{"type": "Pretrained", "checkpoint": "x.pth"}]}, "init_cfg"),
+        ({"type": "mmseg.os.makedirs", "name": "made"}, r"mmseg\.os\.makedirs is unknown"),
+    ],
+)
+def test_a_config_of_a_head_runs_nothing_but_registered_parts(entry, said, tmp_path, monkeypatch):
+    """A checkpoint's config.json comes from whoever made the checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=said):
+        build_head({"type": "mmseg.FCNHead", "channels": 8, "in_index": 0, **entry}, CHANNELS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_mmseg_stand_in_leaves_again():
     import sys
 

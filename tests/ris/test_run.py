@@ -63,7 +63,12 @@ def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path,
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     best = checkpoints.read_config(trained / BEST)["info"]["val_oIoU"]
     assert metrics["scores"]["oIoU"] == pytest.approx(best, abs=1e-9)
-    assert "oIoU" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "oIoU" in printed
+    assert "protocol vpd: P@X at IoU >= X, all sentences, masks at 64x64 by argmax" in printed
+    assert "; resolution, overlap not as vpd has it" in printed
+    scored = f"scored: refshapes (unc) val, {metrics['counts']['n_items']:,} items, data "
+    assert scored + metrics["data_hash"][:12] in printed
 
     records = load_records(tmp_path / "records_val.jsonl").records
     refer = REFER(shapes_root, "refshapes")
@@ -75,6 +80,8 @@ def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path,
     score = ["score", str(tmp_path / "records_val.jsonl"), "--protocol", "cris"]
     assert main([*score, "--refer_data_root", str(shapes_root)]) == 0  # the records name their data
     assert "native" in capsys.readouterr().out
+    assert main([*score, "--nt-rule", "head"]) == 2
+    assert "masks' counts, which --nt-rule is not for" in capsys.readouterr().err
     for option, value in (("--dataset", "refcoco"), ("--splitBy", "umd")):
         assert main([*score, option, value]) == 2
         assert f"not {value!r}; leave {option} out" in capsys.readouterr().err

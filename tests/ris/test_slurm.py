@@ -110,7 +110,7 @@ def test_wrong_arguments_are_explained(cluster, repo, arguments, message):
 def test_ranks_come_from_slurms_variables(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    found = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1",
+    found = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
              "SLURM_NODELIST": "node[1-2]"}  # fmt: skip
     for name, value in found.items():
         monkeypatch.setenv(name, value)
@@ -123,3 +123,13 @@ def test_ranks_come_from_slurms_variables(monkeypatch):
     launch._ranks_from_slurm()
     seen = [os.environ[n] for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")]
     assert seen == ["5", "8", "1", "node1"]
+
+
+def test_a_batch_script_waits_for_nobody(monkeypatch):
+    """There Slurm says of how many tasks the job is, and that this is the first; it is the only."""
+    for name in ("RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0"), ("SLURM_LOCALID", "0")):
+        monkeypatch.setenv(name, value)
+    launch._ranks_from_slurm()
+    assert "RANK" not in os.environ

@@ -330,7 +330,11 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize(
     ("entry", "said"),
-    [("checkpointing=light", "takes apart"), ("checkpointing=False", "needs several processes")],
+    [
+        ("checkpointing=light", "takes apart"),
+        ("channels_last=True", "lays them otherwise"),
+        ("checkpointing=False", "needs several processes"),
+    ],
 )
 def test_weights_are_not_shared_out_where_they_cannot_be(
     train_arguments, tmp_path, capsys, entry, said
