@@ -96,9 +96,9 @@ class MaskLoss(nn.Module):
 class GeneralLoss(nn.Module):
     """total * (mask + minimap * CE(minimap) + no_target * CE(no target)), all two-channel.
 
-    The mask's part is `MaskLoss`. The minimap's truth is the mask resized to the grid (bilinear), 1
-    only where the cell is wholly covered. A weight of 0 leaves its part out. Source: ReLA; its
-    weights are the defaults.
+    The mask's part is `MaskLoss`. The minimap's truth is the mask resized to the grid (bilinear,
+    which reads the four pixels at a cell's centre), 1 only where all of them are the object's. A
+    weight of 0 leaves its part out. Source: ReLA; its weights are the defaults.
     """
 
     def __init__(

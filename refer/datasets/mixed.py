@@ -27,6 +27,11 @@ class MixedRefs(ConcatDataset[Item]):
         """The refs of all parts."""
         return [ref for part in self.parts for ref in part.refs]
 
+    @property
+    def pictures(self) -> list[str]:
+        """Path of the picture of every item."""
+        return [path for part in self.parts for path in part.pictures]
+
     @cached_property
     def data_hash(self) -> str:
         """sha256 (hex) over the parts' own."""

@@ -177,9 +177,11 @@ class PhraseDataset(Dataset[Item]):
         }
         if self.masks:
             item["masks"] = torch.stack([self._mask(record, p) for _, record, p in asked])
-        if self.content:
-            item["content"] = hashlib.sha256(image.numpy().tobytes()).digest()
-        return item if self.transform is None else self.transform(item)
+        if self.transform is not None:
+            item = self.transform(item)
+        if self.content:  # of what the model will see, whatever the transform did
+            item["content"] = hashlib.sha256(item["image"].numpy().tobytes()).digest()
+        return item
 
     def _image(self, record: PhraseRecord) -> Tensor:
         path = self._paths[record.id]

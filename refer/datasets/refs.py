@@ -92,6 +92,12 @@ class RefDataset(ReferSplit):
         if sentence_mode == "all":
             self._pairs = [(ref, sentence) for ref in self.refs for sentence in ref.sentences]
 
+    @property
+    def pictures(self) -> list[str]:
+        """Path of the picture of every item."""
+        refs = self.refs if self._pairs is None else [ref for ref, _ in self._pairs]
+        return [str(ref.picture.path) for ref in refs]
+
     def __len__(self) -> int:
         return len(self.refs if self._pairs is None else self._pairs)
 
@@ -137,9 +143,10 @@ class RefDataset(ReferSplit):
             "picture": str(ref.picture.path),
             "n_targets": len(ref.targets),
         }
-        if self.content:
+        item = self.finish(item)
+        if self.content:  # of what the model will see, whatever the transform did
             item["content"] = hashlib.sha256(item["image"].numpy().tobytes()).digest()
-        return self.finish(item)
+        return item
 
 
 def _share(refs: list[Ref], fraction: float, seed: int) -> list[Ref]:

@@ -77,7 +77,7 @@ def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str)
     dataset = parts[0] if len(parts) == 1 else MixedRefs(parts)
     groups: Sequence[Any] | int = len(dataset)
     if data["group_by_picture"]:
-        groups = [ref.picture.image_id for ref in dataset.refs]
+        groups = dataset.pictures
     return batched(dataset, groups, settings, device, collate_refs)
 
 
@@ -106,7 +106,7 @@ def batched(
     device: str,
     collate: Callable[..., Any],
 ) -> DataLoader[Any]:
-    """A training loader; `groups` as for `EpochBatches`."""
+    """A training loader; `groups` as for `EpochBatches`, of every item of the data set."""
     batches = EpochBatches(groups, settings["schedule"]["batch_size"], settings["seed"])
     return DataLoader(
         dataset,

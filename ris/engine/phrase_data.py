@@ -157,6 +157,14 @@ def _of_refer(
             f"{refer.refs_path}: {blank} sentences of {', '.join(splits)} are empty; correct the "
             f"ref file (tools/prepare_data.py names them), or leave them out with {SKIP}"
         )
+    if empty := notes["empty boxes dropped"]:
+        what = (
+            f"{refer.refs_path}: the true boxes of {empty} refs of {', '.join(splits)} are empty "
+        )
+        what += "or outside of their picture, and no box can meet them"
+        if data["on_empty"] == "error":
+            raise DataFileError(f"{what}; correct instances.json, or leave them out with {SKIP}")
+        _log.warning("%s; they are left out", what)
     if left_out:
         _log.warning("%s: %d expressions left out, %s", row.name, left_out, NEVER)
     return records, folders

@@ -35,6 +35,17 @@ def train_arguments(shapes_root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def general_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RefShapes and GRefShapes, small."""
+    from refer.shapes import generate
+
+    root = tmp_path_factory.mktemp("general")
+    generate(root, train=12, val=5, test_a=2, test_b=2, size=128, workers=1, progress=False,
+             extras=True)  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="session")
 def trained(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two epochs; its best weights are in `best/model_best_refshapes`."""
     folder = tmp_path_factory.mktemp("run")

@@ -208,16 +208,6 @@ def test_the_predictor_says_when_nothing_matches(system, tmp_path, monkeypatch):
     assert not found.masks[1].any()
 
 
-@pytest.fixture(scope="module")
-def general_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from refer.shapes import generate
-
-    root = tmp_path_factory.mktemp("general")
-    generate(root, train=12, val=5, test_a=2, test_b=2, size=128, workers=1, progress=False,
-             extras=True)  # fmt: skip
-    return root
-
-
 def arguments(root: Path, logdir: Path, *extra: str) -> list[str]:
     return ["--backbone", "tiny", "--device", "cpu", "--refer_data_root", str(root), "--img_size",
             "64", "--workers", "0", "--logdir", str(logdir), *extra]  # fmt: skip
