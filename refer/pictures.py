@@ -19,8 +19,12 @@ Orient = Literal["stored", "exif"]
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
-def open_picture(path: str | Path, orient: Orient = "stored") -> Image.Image:
+def open_picture(
+    path: str | Path, orient: Orient = "stored", max_pixels: int | None = None
+) -> Image.Image:
     """Read a picture file: PIL picture of mode RGB, all of its pixels loaded.
+
+    A small file may hold a huge picture; one of more than `max_pixels` is not decoded.
 
     `orient` says what an EXIF orientation does:
       'stored' (default): nothing. Annotations such as COCO's are made on the stored pixels, and the
@@ -35,11 +39,11 @@ def open_picture(path: str | Path, orient: Orient = "stored") -> Image.Image:
 
     Raises:
         MissingDataError: there is no such file.
-        PictureError: it is no picture, is damaged or cut off, is too large (Pillow's limit against
-            decompression bombs), or has pixels without a known range (float, 32-bit).
+        PictureError: it is no picture, is damaged or cut off, is too large (`max_pixels`; Pillow's
+            limit against decompression bombs), or has pixels without a known range (float, 32-bit).
     """
     check_option("orient", orient, Orient)
-    picture = _load(Path(path))
+    picture = _load(Path(path), max_pixels)
     if orient == "exif":
         picture = _upright(picture, Path(path))
     return _to_rgb(picture, Path(path))
@@ -82,7 +86,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         raise PictureError(f"{path} cannot be read: {error}; fetch it again") from error
 
 
-def _load(path: Path) -> Image.Image:
+def _load(path: Path, max_pixels: int | None = None) -> Image.Image:
     """The decoded first frame, in its own mode and orientation."""
     if not path.exists():
         raise MissingDataError(f"picture {path} does not exist; check the path or the image root")
@@ -92,8 +96,15 @@ def _load(path: Path) -> Image.Image:
         raise PictureError(f"{path} is empty (0 bytes); fetch it again")
     try:
         with Image.open(path, formats=_FORMATS) as picture:
+            if max_pixels is not None and picture.width * picture.height > max_pixels:
+                raise PictureError(
+                    f"{path} has {picture.width} x {picture.height} pixels, more than the "
+                    f"{max_pixels / 1e6:g} million that are taken here; scale it down"
+                )
             picture.load()
             return picture
+    except PictureError:  # a ValueError too
+        raise
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"{path} is refused: {error}; scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS "

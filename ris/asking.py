@@ -22,6 +22,7 @@ from ris.visual import overlay
 # A probability map of every expression is held at the picture's size; a phone's photo of 50
 # megapixels with sixteen of them would not fit into memory.
 MAX_SIDE = 2048
+MAX_PIXELS = 64_000_000  # decoded, before it is scaled down: a file of 100 kB may hold more
 MAX_EXPRESSIONS = 16
 MAX_LETTERS = 500  # of one expression; models read 16 to 77 tokens
 
@@ -60,7 +61,7 @@ class Asker:
         expressions = expressions_of(text)
         path = Path(path)
         try:
-            picture = open_picture(path, orient="exif")
+            picture = open_picture(path, orient="exif", max_pixels=MAX_PIXELS)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except ReferError as error:
             raise type(error)(str(error).replace(str(path), path.name)) from error

@@ -13,6 +13,7 @@ from refer.errors import MissingDataError, PictureError
 from refer.pictures import open_picture
 
 LIMIT = 20 * 2**20  # bytes
+PIXELS = 64_000_000
 TIMEOUT = 10.0  # seconds without an answer
 WHOLE = 60.0  # seconds for all of it: a server may drip its bytes for ever
 CHUNK = 2**16
@@ -36,7 +37,7 @@ def fetch_picture(
 
     Raises:
         MissingDataError: the server cannot be reached, is too slow, or does not have it.
-        PictureError: it is larger than `limit`, or no picture.
+        PictureError: it is larger than `limit`, has more than `PIXELS` pixels, or is no picture.
     """
     content = _fetch(url, limit, timeout, whole)
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +45,7 @@ def fetch_picture(
         path = Path(folder) / "picture"
         path.write_bytes(content)
         try:
-            return open_picture(path, orient="exif")
+            return open_picture(path, orient="exif", max_pixels=PIXELS)
         except PictureError as error:
             raise PictureError(str(error).replace(str(path), url)) from error
 

@@ -27,5 +27,5 @@ def missing_extra(package: str, extra: str, purpose: str) -> ExtraError:
     """An error that tells which extra brings `package`."""
     return ExtraError(
         f"{purpose} needs the package '{package}', which is not installed; "
-        f"install it with: pip install 'vpd-ris[{extra}]'"
+        f"install it in the repository: pip install -e '.[{extra}]'"
     )

@@ -7,30 +7,50 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ris.commands import loading
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", help="checkpoint folder or released .pth")
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--splitBy")
     parser.add_argument("--refer_data_root", default="refer/data")
+    parser.add_argument("--image_root", help="picture folder, if elsewhere")
     parser.add_argument("--split", default="val")
     parser.add_argument("--count", type=int, default=12, help="pictures (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--out", default="sheet.png")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    loading.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from refer import REFER
+    from ris.engine.data import open_one
     from ris.errors import OptionError
     from ris.predictor import Predictor
 
     for name in ("count", "columns"):
         if getattr(arguments, name) < 1:
             raise OptionError(f"--{name} is {getattr(arguments, name)}; want 1 or more")
-    refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
-    predictor = Predictor.from_pretrained(arguments.weights)
+    refer = open_one(
+        arguments.refer_data_root, arguments.dataset, arguments.splitBy, arguments.image_root
+    )
+    predictor = Predictor.from_pretrained(
+        arguments.weights,
+        device=arguments.device,
+        **loading.options(arguments, arguments.weights),
+    )
     draw(predictor, refer, arguments.split, arguments.count, arguments.columns, arguments.out)
     print(f"sheet: {arguments.out}")
+
+
+def _truth(refer: Any, ref: Any) -> Any:
+    """bool [H, W] of everything that the ref names; empty where it names nothing."""
+    from refer.grefer import G_REFER
+
+    general = isinstance(refer, G_REFER)
+    found = refer.getMaskByRef(ref=ref, merge=True) if general else refer.getMask(ref)
+    return found["mask"].astype(bool)
 
 
 def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: str | Path) -> None:
@@ -54,7 +74,7 @@ def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: 
         sentence = ref["sentences"][0]["sent"]
         predictor.set_image(refer.image_path(ref["image_id"]))
         picture = np.asarray(predictor.picture)
-        truth = refer.getMask(ref)["mask"].astype(bool)
+        truth = _truth(refer, ref)
         answer = predictor.predict(sentence)
         if not answer.has_masks:
             raise OptionError(
@@ -63,9 +83,9 @@ def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: 
             )
         found = answer.masks[0]
         union = (found | truth).sum()
-        iou = (found & truth).sum() / union if union else 0.0
+        said = f"IoU {(found & truth).sum() / union:.2f}" if union else "nothing, as it should be"
         left = overlay(picture, [truth], [f"truth: {sentence}"])
-        right = overlay(picture, [found], [f"prediction, IoU {iou:.2f}"], truths=[truth])
+        right = overlay(picture, [found], [f"prediction, {said}"], truths=[truth])
         tile = Image.new(
             "RGB", (left.width + right.width + 4, max(left.height, right.height)), "white"
         )

@@ -9,16 +9,18 @@ LENGTHS = (16, 20, 24, 32, 40, 64, 77)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="refcoco, refcoco+, refcocog, refclef, refshapes")
+    parser.add_argument(
+        "dataset", help="refcoco, refcoco+, refcocog, refclef, grefcoco, refshapes ..."
+    )
     parser.add_argument("--splitBy", help="default: the data set's own")
     parser.add_argument("--refer_data_root", default="refer/data")
     parser.add_argument("--text_field", default="sent", choices=("sent", "raw"))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from refer import REFER
+    from ris.engine.data import open_one
 
-    refer = REFER(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
+    refer = open_one(arguments.refer_data_root, arguments.dataset, arguments.splitBy)
     per_split = count(refer, arguments.text_field)
     print(report(per_split))
 

@@ -21,6 +21,7 @@ from refer.datasets import (
 from refer.grefer import G_REFER
 from ris.engine.sampler import EpochBatches
 from ris.engine.signals import leave_signals_to_the_parent
+from ris.errors import OptionError
 
 
 def open_refer(data: dict[str, Any]) -> list[REFER]:
@@ -28,12 +29,26 @@ def open_refer(data: dict[str, Any]) -> list[REFER]:
 
     Raises the errors of `refer`, which name path and cure.
     """
-    found: list[REFER] = []
-    for name in parts_of(data["dataset"]):
-        build = G_REFER if find_dataset(name).general else REFER
-        split_by = split_by_of(data, name)
-        found.append(build(data["root"], name, split_by, image_root=data.get("image_root")))
-    return found
+    return [
+        open_one(data["root"], name, split_by_of(data, name), data.get("image_root"))
+        for name in parts_of(data["dataset"])
+    ]
+
+
+def open_one(
+    root: str, name: str, split_by: str | None = None, image_root: str | None = None
+) -> REFER:
+    """REFER, or G_REFER where expressions may name several things or none.
+
+    Raises OptionError for a set of phrases, which has no refs, and the errors of `refer`.
+    """
+    row = find_dataset(name)
+    if row.phrases is not None:
+        raise OptionError(
+            f"{name} is a file of captions with phrases; this command reads refs and sentences"
+        )
+    build = G_REFER if row.general else REFER
+    return build(root, name, split_by, image_root=image_root)
 
 
 def split_by_of(data: Mapping[str, Any], name: str) -> str | None:

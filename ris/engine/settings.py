@@ -40,6 +40,11 @@ def find_config(task: str, dataset: str, backbone: str, size: int | tuple[int, i
         return sizes[size]
     if sizes:  # another size is one changed number: the option is laid over the config
         return sizes[min(sizes)]
+    if not CONFIGS.is_dir():
+        raise OptionError(
+            f"there are no configs at {CONFIGS}: this package runs from its repository; install it "
+            "there with pip install -e ."
+        )
     known = sorted(path.stem for path in folder.glob("*.py"))
     raise OptionError(
         f"no config {task}/{dataset}_{backbone}_*.py; there are {', '.join(known) or 'none'}; "

@@ -94,6 +94,16 @@ def test_a_large_photo_is_scaled_down(tmp_path):
     assert stub.set_pictures == [(MAX_SIDE, 50)]
 
 
+def test_a_huge_picture_in_a_small_file_is_not_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("ris.asking.MAX_PIXELS", 5000)
+    path = tmp_path / "large.png"
+    Image.new("L", (100, 51)).save(path)
+    with pytest.raises(PictureError, match=r"^large\.png has 100 x 51 pixels, more than"):
+        Asker(Stub()).ask(path, "it")
+    Image.new("L", (100, 50)).save(path)
+    Asker(Stub()).ask(path, "it")
+
+
 def test_what_cannot_be_asked_is_said(tmp_path, picture):
     asker = Asker(Stub())
     with pytest.raises(OptionError, match="no picture"):
@@ -138,7 +148,7 @@ def test_examples_only_for_generated_data(tmp_path):
 @pytest.mark.skipif(find_spec("gradio") is not None, reason="gradio is there")
 def test_without_gradio_the_extra_is_named(capsys):
     assert main(["app", "--weights", "nothing"]) == 2
-    assert "pip install 'vpd-ris[app]'" in capsys.readouterr().err
+    assert "pip install -e '.[app]'" in capsys.readouterr().err
 
 
 def test_help_loads_neither_torch_nor_gradio():

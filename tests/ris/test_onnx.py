@@ -154,7 +154,7 @@ def test_without_the_extra_the_cure_is_named(words, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     words.save_pretrained(tmp_path / "model")
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "new"), "--to", "onnx"]) == 2
-    assert "vpd-ris[onnx]" in capsys.readouterr().err
+    assert "pip install -e '.[onnx]'" in capsys.readouterr().err
 
 
 @needs_extra

@@ -251,4 +251,4 @@ def test_a_package_that_is_not_installed_is_named(train_arguments, tmp_path, cap
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     run = [*train_arguments, "--logdir", str(tmp_path), "--attention", "xformers"]
     assert main(run) == 2
-    assert "pip install 'vpd-ris[xformers]'" in capsys.readouterr().err
+    assert "pip install -e '.[xformers]'" in capsys.readouterr().err

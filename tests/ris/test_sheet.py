@@ -32,6 +32,21 @@ def test_a_sheet_has_as_many_tiles_as_were_asked_for(arguments, tmp_path):
     assert Image.open(tmp_path / "sheet.png").height > 1.8 * one[1]
 
 
+def test_expressions_for_several_things_or_none_are_drawn(general_root, arguments, tmp_path):
+    data = ["--dataset", "grefshapes", "--refer_data_root", str(general_root), "--device", "cpu"]
+    assert main([*arguments, *data, "--count", "3", "--columns", "3"]) == 0
+    assert Image.open(tmp_path / "sheet.png").width > 3 * 200
+
+
+def test_a_set_of_phrases_has_no_refs_to_draw(general_root, arguments, capsys):
+    data = ["--dataset", "phraseshapes", "--refer_data_root", str(general_root)]
+    for command in (arguments[:2], ["tokens"]):
+        name = [] if command[0] == "sheet" else ["phraseshapes"]
+        options = data if command[0] == "sheet" else data[2:]
+        assert main([*command, *name, *options]) == 2
+        assert "captions with phrases; this command reads refs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--count", "--columns"])
 @pytest.mark.parametrize("number", ["0", "-1"])
 def test_there_is_no_sheet_of_nothing(arguments, tmp_path, capsys, option, number):
