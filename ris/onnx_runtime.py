@@ -1,7 +1,7 @@
 """Runs a folder of `ris convert --to onnx` without torch: set a picture once, ask many times.
 
-Needs numpy, Pillow, OpenCV, onnxruntime, tokenizers and ftfy. What the three files take and give
-stands in the folder's `model.json`.
+Needs numpy, Pillow, OpenCV, onnxruntime, tokenizers and ftfy, and what `refer` reads data with
+(msgspec, pycocotools). What the three files take and give stands in the folder's `model.json`.
 
 Shapes: S sentences, T tokens, H W pixels of the model's square, H0 W0 of the picture itself.
 """
