@@ -132,7 +132,7 @@ def load(
         return load_released(
             path, config, token_length=token_length, text=text or DEFAULT_TEXT, **options
         )
-    described = read_config(path)
+    described = _whole_card(path)
     architecture = described["backbone"]
     # Checkpointing is for training, and would only get into the way of what is asked for here.
     settings = {**architecture["options"], "checkpointing": False, **options}
@@ -192,7 +192,7 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
     trained LoRA's weights and this one has none, or if the frozen weights that are not in the
     folder are others here.
     """
-    described = read_config(path)
+    described = _whole_card(path)
     state = files.tensors(files.load(Path(path) / "model.safetensors"))
     own = model.state_dict()
     met = [name for name in state if name in own]
@@ -250,7 +250,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
         described = json.loads(file.read_text())
         if described["format"] != FORMAT:
             raise CheckpointError(f"{file} has format {described['format']!r}, not {FORMAT!r}")
-        _check_card(described, file)
     except FileNotFoundError:
         if (Path(path) / "model_index.json").is_file():
             raise CheckpointError(
@@ -267,8 +266,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return described
 
 
-def _check_card(described: dict[str, Any], file: Path) -> None:
-    """Raise CheckpointError for entries that are not there, or options no backbone has."""
+def _whole_card(path: str | Path) -> dict[str, Any]:
+    """config.json with all that a model is built from. Raises CheckpointError for entries that are
+    not there, or options that no backbone has."""
+    described, file = read_config(path), Path(path) / "config.json"
     parts = {"": described, "backbone ": described.get("backbone", {})}
     for part, wanted in _CARD.items():
         if lacking := [name for name in wanted if name not in parts[part]]:
@@ -282,6 +283,7 @@ def _check_card(described: dict[str, Any], file: Path) -> None:
             f"{file} has backbone options that this version does not know: {', '.join(odd)}; it "
             f"knows {', '.join(sorted(known))}; update this package"
         )
+    return described
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
 from ris import allocator
+from ris.arguments import Parser
 from ris.commands import COMMANDS
 from ris.errors import EXIT_RESUMABLE, RISError, Stopped
 from ris.version import __version__
 
+# Of the disk or the place that was named, and no fault of the program.
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+            errno.EEXIST, errno.EISDIR)  # fmt: skip
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> Parser:
     """The whole command line; every command module adds its own part."""
-    main_parser = argparse.ArgumentParser(
+    main_parser = Parser(
         prog="ris", description="Segment what a sentence refers to, on diffusion features."
     )
     main_parser.add_argument("--version", action="version", version=f"ris {__version__}")
@@ -29,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_arguments(part)
         part.set_defaults(run=command.run)
+        main_parser.commands[name] = part
     return main_parser
 
 
@@ -46,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ris {arguments.command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_PLACE and error.filename:
+            print(
+                f"ris {arguments.command}: error: {error.filename} cannot be written or read: "
+                f"{error.strerror}; make room or take the rights there, or name another place",
+                file=sys.stderr,
+            )
+            return 2
         if not _of_use(error):
             raise
         print(f"ris {arguments.command}: error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ Shapes: S expressions, H W pixels of the picture.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,25 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from ris.errors import OptionError
 from ris.prediction import Prediction
 from ris.visual import overlay
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a PNG; its folder is made. Raises OptionError, naming the file, where it cannot be."""
     beside = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(beside, format="PNG")
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OptionError(
+            f"{path} cannot be written: {error.strerror or error}; make room there, or name "
+            "another place"
+        ) from error
 
 
 def save_masks(found: Prediction, folder: Path, stem: str) -> None:

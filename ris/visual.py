@@ -5,12 +5,13 @@ Shapes: H W pixels of the picture.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ris import lettering
 
 # Okabe and Ito's palette, black left out: distinct under every common colour-vision deficiency.
 PALETTE = (
@@ -116,10 +117,8 @@ def _with_legend(
 ) -> Image.Image:
     width = max(picture.width, 256)
     size = max(12, width // 40)
-    font = ImageFont.load_default(size)
     line = round(size * 1.4)
-    letters = max(8, int((width - 2 * line) / (size * 0.55)))
-    rows = [(textwrap.wrap(label, letters) or [""], colour) for label, colour in entries]
+    rows = [(lettering.lines(label, size, width - 2 * line), colour) for label, colour in entries]
     height = sum(len(lines) for lines, _ in rows) * line + 6
     page = Image.new("RGB", (width, picture.height + height), "white")
     page.paste(picture, (0, 0))
@@ -128,6 +127,6 @@ def _with_legend(
     for lines, colour in rows:
         draw.rectangle((4, top + 2, 4 + size, top + 2 + size), fill=colour)
         for text in lines:
-            draw.text((10 + size, top), text, fill="black", font=font)
+            draw.text((10 + size, top), text, fill="black", font=lettering.font(size))
             top += line
     return page

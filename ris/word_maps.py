@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ris import lettering
 from ris.prediction import Prediction
 from ris.visual import sheet
 
 SIDE = 224  # longer side of a tile's picture
 COLUMNS = 6
-LINE = 20
+LINE, LETTER = 20, 14
 SHARE = 0.6  # of the colours; the rest is the picture in grey
 
 
@@ -66,4 +67,5 @@ def _titled(page: Image.Image, title: str) -> Image.Image:
 
 
 def _write(picture: Image.Image, place: tuple[int, int], text: str) -> None:
-    ImageDraw.Draw(picture).text(place, text, fill="black", font=ImageFont.load_default(14))
+    (line,) = lettering.lines(text, LETTER, picture.width - place[0], most=1)
+    ImageDraw.Draw(picture).text(place, line, fill="black", font=lettering.font(LETTER))

@@ -58,7 +58,10 @@ def choose(resume: str | None, store: Store, restarts: int, log: logging.Logger)
     if resume is None and not restarts:
         return None
     if resume in (None, "auto"):
-        return store.latest(log)
+        found = store.latest(log)
+        if found is None:
+            log.info(f"there is no saved state in {store.folder}: the run begins anew")
+        return found
     if restarts and (own := store.latest(log)) is not None:
         return own
     path = Path(str(resume))

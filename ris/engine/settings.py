@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 from refer.catalog import default_token_length, find_dataset, parts_of
 from refer.evaluation import PROTOCOLS, find_grounding_protocol
+from ris.engine import ranges
 from ris.errors import OptionError
 from vpd.zoo import named
 
@@ -118,9 +120,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     for name, value in (overrides or {}).items():
         # Heads have entries of their own, and a config needs to name only some.
         if name not in known and not name.startswith(("model.head.", "model.loss_weights.")):
-            raise OptionError(
-                f"config entry {name!r} is unknown; {path} has {', '.join(sorted(known))}"
-            )
+            raise OptionError(_unknown(name, sorted(known), path))
         if name == "data.image_size":
             image_size(value)
         else:
@@ -151,10 +151,23 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
         find_grounding_protocol(config.grounding.protocol)
     if config.protocol not in PROTOCOLS:
         raise OptionError(f"protocol {config.protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
-    for name in ("batch_size", "epochs", "val_interval"):
-        if not _whole(config.schedule[name]) or config.schedule[name] < 1:
-            raise OptionError(f"{name} must be 1 or more, got {config.schedule[name]!r}")
+    ranges.check(_flat(config.to_dict()))
     return config
+
+
+def _unknown(name: str, known: list[str], path: str | Path) -> str:
+    """What to say of an entry that is not there: the nearest names, then those beside it."""
+    close = difflib.get_close_matches(name, known, n=3)
+    parent = max(
+        (one for one in known if name.startswith(f"{one}.")), key=len, default=""
+    )  # the deepest part of the name that exists
+    beside = [
+        one
+        for one in known
+        if one.startswith(f"{parent}." if parent else "") and "." not in one[len(parent) + 1 :]
+    ]
+    meant = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"config entry {name!r} is unknown{meant} {path} has {', '.join(beside)}"
 
 
 def image_size(value: Any) -> int | tuple[int, int]:

@@ -210,7 +210,7 @@ def test_overrides_are_checked():
     assert settings.load(tiny, {"model.head": other}).model.head == other
     with pytest.raises(OptionError, match=r"'optim\.rate' is unknown.*optim\.lr"):
         settings.load(path, {"optim.rate": 1})
-    with pytest.raises(OptionError, match="batch_size must be 1 or more"):
+    with pytest.raises(OptionError, match="batch_size is 0; want a whole number from 1 on"):
         settings.load(path, {"schedule.batch_size": 0})
     with pytest.raises(OptionError, match="does not exist"):
         settings.load(path.with_name("none.py"))
@@ -244,8 +244,8 @@ def test_a_size_of_another_kind_is_refused(value):
         ("optim.in_backward=false", "wants True or False"),
         ("model.backbone.checkpointing=heavy", "wants light, True or False"),
         ("data.token_length=12.5", "outside 3 to 77"),
-        ("schedule.epochs=1.5", "epochs must be 1 or more"),
-        ("schedule.batch_size=None", "batch_size must be 1 or more"),
+        ("schedule.epochs=1.5", "epochs is 1.5; want a whole number"),
+        ("schedule.batch_size=None", "batch_size is None; want a whole"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(entry, wanted):
