@@ -27,7 +27,7 @@ def ref_file(row: DataSet, data_root: Path, split_by: str) -> Path:
     if split_by in row.splits:
         raise MissingDataError(f"no ref file {path} ({listing}); {row.cure}")
     raise UnknownNameError(
-        f"{row.name} has no splitBy {split_by!r} in {folder} ({listing}; "
+        f"{row.name} has no splitBy {split_by!r}: there is no {path} ({listing}; "
         f"published: {', '.join(row.splits)})"
     )
 
@@ -74,7 +74,10 @@ class PictureFolders:
         """
         pure = PurePath(file_name)
         if pure.is_absolute() or ".." in pure.parts:
-            raise DataFileError(f"image {image_id!r} has the file name {file_name!r}, want a name")
+            raise DataFileError(
+                f"{self._row.name}: image {image_id!r} has the file name {file_name!r}, which "
+                "leads out of the picture folder; correct it in the data set's instances.json"
+            )
         names = [file_name]
         if self._row.coco_pictures and isinstance(image_id, int):
             names += [f"COCO_train2014_{image_id:012d}.jpg", f"{image_id:012d}.jpg"]

@@ -24,7 +24,7 @@ from refer.errors import DataFileError, MissingDataError, PictureError, UnknownN
 from refer.grefer import G_REFER, is_crowd
 from refer.official import NEVER, path_of
 from refer.options import OverlapRule, check_option
-from refer.pictures import open_annotated
+from refer.pictures import open_annotated, picture_size
 from refer.readers.instances import Annotation
 from refer.sentences import (
     OnEmpty,
@@ -89,6 +89,7 @@ class ReferSplit(Dataset[Item]):
         self._kept: dict[Path | int, Tensor] | None = {} if keep_in_memory else None
         self.general = isinstance(refer, G_REFER)
         self.dataset = str(refer.data["dataset"])
+        self.instances_path = str(refer.instances_path)
         self.refs = _refs_of(refer, split, text_field, on_empty)
         if not self.refs:
             raise UnknownNameError(f"split {split!r} of {refer.data['dataset']} holds no sentences")
@@ -148,14 +149,45 @@ class ReferSplit(Dataset[Item]):
         picture = ref.picture
         union = np.zeros(self.size, np.uint8)
         for target in self._drawn(ref):
-            where = f"ref {ref.ref_id}, annotation {target['id']!r}"
-            try:
-                parts = target.peek("segmentation")  # any other way would keep it parsed in memory
-            except KeyError:
-                raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
+            parts, where = self._outline(ref, target)
             own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
             union |= resize_mask(own, self.size)
         return torch.from_numpy(union)
+
+    def _outline(self, ref: Ref, target: Annotation) -> tuple[Any, str]:
+        """A target's segmentation, and what to call it in an error."""
+        where = f"{self.instances_path}: ref {ref.ref_id}, annotation {target['id']!r}"
+        try:
+            # Any other way would keep it parsed in memory.
+            return target.peek("segmentation"), where
+        except KeyError:
+            raise DataFileError(f"{where} has no segmentation; a mask needs one") from None
+
+    def check(self) -> None:
+        """Find now what would otherwise stop a run when its turn comes: outlines that cannot be
+        drawn, and pictures of another size than they were annotated at, by their files' heads.
+
+        Raises DataFileError, PictureError or MissingDataError, as reading the item would.
+        """
+        seen: set[Path] = set()
+        for ref in self.refs:
+            picture = ref.picture
+            for target in self._drawn(ref):
+                masks.to_rles(*self._sized(ref, target))
+            if picture.path in seen:
+                continue
+            seen.add(picture.path)
+            found, wanted = picture_size(picture.path), (picture.width, picture.height)
+            if sorted(found) != sorted(wanted):  # turned by EXIF they may be
+                raise PictureError(
+                    f"{picture.path} has {found[0]} x {found[1]} pixels, its annotations in "
+                    f"{self.instances_path} are for {wanted[0]} x {wanted[1]} (ref {ref.ref_id}, "
+                    f"image {picture.image_id}); fetch the picture again, or correct its record"
+                )
+
+    def _sized(self, ref: Ref, target: Annotation) -> tuple[Any, int, int, str]:
+        parts, where = self._outline(ref, target)
+        return parts, ref.picture.height, ref.picture.width, where
 
     def boxes(self, ref: Ref) -> Tensor:
         """Boxes of a ref's targets, float [M, 4] xyxy in pixels of the picture, in generalized data

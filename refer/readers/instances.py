@@ -139,7 +139,9 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise MissingDataError(f"no annotation file at {path}") from None
+        raise MissingDataError(
+            f"no annotation file at {path}; put the data set's instances.json there"
+        ) from None
     with paused_gc():
         try:
             # Two quick passes over the bytes, with no Python code run for each annotation: one
@@ -147,7 +149,9 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
             checked = msgspec.json.decode(content, type=_Checked)
             unparsed = msgspec.json.decode(content, type=_Unparsed)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DataFileError(f"{path}: not a COCO-style instances file: {error}") from error
+            raise DataFileError(
+                f"{path}: not a COCO-style instances file, or damaged: {error}; fetch it again"
+            ) from error
         annotations = [
             Annotation(
                 json, {"id": ids.id, "image_id": ids.image_id, "category_id": ids.category_id}

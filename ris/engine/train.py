@@ -17,6 +17,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
+from refer.datasets import PictureDataset
 from ris import checkpoints
 from ris.engine import (
     curves,
@@ -130,6 +131,8 @@ def train(
         resume_state=lambda: _snapshot(resume_from, store),
     )
     _describe(runner, config, model, train_data, val_data)
+    if is_main_process() and isinstance(val_data.dataset, PictureDataset):
+        val_data.dataset.check()  # now, and not behind an epoch of training
     if parked := _park(model):  # behind the Runner's own move to the device
         runner.logger.info(
             f"VAE and text encoder wait in {config.model.cache_dir} while it has what they would "

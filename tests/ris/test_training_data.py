@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from refer import REFER
 from refer.errors import DataFileError
+from ris.cli import main
 from ris.engine import settings
 from ris.engine.data import open_refer, train_loader
 from ris.engine.tasks import task_of
@@ -64,3 +66,31 @@ def test_an_expression_without_a_box_is_not_left_out_in_silence(shapes_root, tmp
     with caplog.at_level(logging.WARNING):
         assert count(on_empty="skip") == whole - len(first["sentences"])
     assert "true boxes of 1 refs of val" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["size", "outline"])
+def test_training_does_not_begin_on_a_set_it_could_not_validate(
+    shapes_root, train_arguments, tmp_path, capsys, fault
+):
+    root = tmp_path / "data"
+    shutil.copytree(shapes_root, root)
+    refer = REFER(root, "refshapes")
+    last = refer.Refs[refer.getRefIds(split="val")[-1]]
+    file = root / "refshapes" / "instances.json"
+    if fault == "size":
+        picture = Image.open(refer.image_path(last["image_id"]))
+        picture.resize((131, 128)).save(refer.image_path(last["image_id"]))
+    else:
+        instances = json.loads(file.read_text())
+        for annotation in instances["annotations"]:
+            if annotation["id"] == last["ann_id"]:
+                annotation["segmentation"] = [[1, 2, 3]]
+        file.write_text(json.dumps(instances))
+    place = train_arguments.index("--refer_data_root") + 1
+    arguments = [*train_arguments[:place], str(root), *train_arguments[place + 1 :]]
+    assert main([*arguments, "--logdir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr()
+    wanted = f"ref {last['ref_id']}" if fault == "outline" else f"image {last['image_id']}"
+    assert wanted in said.err
+    assert str(file) in said.err
+    assert "Epoch(train)" not in said.out
