@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ris.devices import choose_device
     from ris.predictor import Predictor
 
+    if not 0 < arguments.port < 65536:
+        raise OptionError(f"--port is {arguments.port}; want 1 to 65535")
     if arguments.max_mb < 1:
         raise OptionError(f"--max-mb is {arguments.max_mb}; want 1 or more")
     extra = {**loading.options(arguments, arguments.weights), **loading.size(arguments)}

@@ -27,7 +27,11 @@ def run(arguments: argparse.Namespace) -> None:
     from refer.evaluation import load_records, scored_line
     from refer.evaluation.compare import compare
     from refer.evaluation.recorded import open_recorded
+    from ris.errors import OptionError
 
+    if arguments.items < 0 or arguments.seed < 0:
+        name = "items" if arguments.items < 0 else "seed"
+        raise OptionError(f"--{name} is {getattr(arguments, name)}; want 0 or more")
     paths = [
         find_records(place, arguments.split) for place in (arguments.records_a, arguments.records_b)
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from refer.errors import MissingDataError
 
+UNREAD = (".avif", ".heic", ".heif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 
 
@@ -30,6 +32,15 @@ def many_pictures(place: str) -> list[Path] | None:
     else:
         return None
     files = sorted(path for path in found if path.is_file())
+    if folder.is_dir():
+        odd = {path.name for path in folder.iterdir() if path.suffix.lower() in UNREAD}
+        if odd:
+            named = ", ".join(sorted(odd)[:5]) + (", ..." if len(odd) > 5 else "")
+            print(
+                f"{len(odd)} pictures of {place} are left out, of kinds that are not read; convert "
+                f"them to JPEG: {named}",
+                file=sys.stderr,
+            )
     if not files:
         raise MissingDataError(wanted)
     return files

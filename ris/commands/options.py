@@ -9,7 +9,7 @@ from typing import Any
 
 DATASET, BACKBONE = "refcoco", "sd15"  # where neither the command line nor a file says
 
-# option -> (config entry, type); names with an underscore are the published ones.
+# option -> (config entry, type).
 ENTRIES: dict[str, tuple[str, Any]] = {
     "--token_length": ("data.token_length", int),
     "--splitBy": ("data.split_by", str),
@@ -36,6 +36,7 @@ ENTRIES: dict[str, tuple[str, Any]] = {
     "--answers": ("model.head.answers", str),
     "--grounding_protocol": ("grounding.protocol", str),
 }
+METAVAR: dict[Any, str] = {int: "N", float: "X", str: "NAME"}
 SHORT = {"--workers": "-j", "--batch-size": "-b", "--weight-decay": "--wd"}
 HELP = {
     "--token_length": "tokens a sentence is padded or cut to (default: the data set's)",
@@ -45,7 +46,14 @@ HELP = {
     "--img_size": "side of the square that pictures are squashed to; a multiple of 64",
     "--overlap": "pixels under several polygons: 'drop' (published for one target) or 'union' "
     "(published for several or none)",
+    "--workers": "processes that load data, beside each that trains",
     "--batch-size": "refs a process and step",
+    "--epochs": "passes over the training data",
+    "--val-interval": "epochs between two validations",
+    "--lr": "learning rate, taken as it stands; the config's follows the total batch",
+    "--weight-decay": "of AdamW",
+    "--model_id": "name of the run's best weights: model_best_<model_id> (default: the data set)",
+    "--seed": "of weights, order of samples and sentences drawn",
     "--print-freq": "steps between two progress lines",
     "--precision": "fp32 or bf16 (autocast)",
     "--unet_mode": "frozen, finetune (the published recipe) or lora",
@@ -65,7 +73,12 @@ def add(parser: argparse.ArgumentParser, *names: str) -> None:
         entry, kind = ENTRIES[name]
         flags = [name, *([SHORT[name]] if name in SHORT else [])]
         parser.add_argument(
-            *flags, dest=entry, type=kind, default=None, metavar="X", help=HELP.get(name, entry)
+            *flags,
+            dest=entry,
+            type=kind,
+            default=None,
+            metavar=METAVAR[kind],
+            help=f"{HELP[name]} [{entry}]",
         )
 
 

@@ -44,10 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from refer.pictures import open_picture
     from ris.commands.listing import many_pictures
+    from ris.devices import choose_device, choose_dtype
     from ris.download import is_url
     from ris.errors import OptionError
+    from vpd import trades
 
     # What costs nothing to check comes before the weights are read.
+    if arguments.dtype is not None:
+        choose_dtype(arguments.dtype, choose_device(arguments.device))
+    trades.checked(options.entries(arguments.trade, "--trade"))
+    scheme = arguments.picture.partition("://")
+    if scheme[1] and not is_url(arguments.picture):
+        raise OptionError(
+            f"{arguments.picture}: pictures are fetched by http:// or https:// only, not by "
+            f"{scheme[0]}://; download it and give the file"
+        )
     pictures = None if is_url(arguments.picture) else many_pictures(arguments.picture)
     if pictures is None and not is_url(arguments.picture):
         open_picture(arguments.picture, orient="exif")
@@ -64,6 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{f'--out {out}' if arguments.out else out} is a folder; name a file for one picture, "
             f"such as --out {out / 'drawn.png'}"
         )
+    if out.suffix.lower() != ".png":
+        raise OptionError(f"--out is {out}; overlays are PNG, name one so: {out}.png")
     predictor = _predictor(arguments)
     found = _predict(arguments, predictor, arguments.picture)
     stem = Path(arguments.picture.split("?")[0]).stem

@@ -12,14 +12,14 @@ from ris.commands import loading
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", help="checkpoint folder or released .pth")
-    parser.add_argument("--dataset", default="refcoco")
-    parser.add_argument("--splitBy")
-    parser.add_argument("--refer_data_root", default="refer/data")
+    parser.add_argument("--dataset", default="refcoco", help="(default: %(default)s)")
+    parser.add_argument("--splitBy", help="who made the split (default: the data set's)")
+    parser.add_argument("--refer_data_root", default="refer/data", help="(default: %(default)s)")
     parser.add_argument("--image_root", help="picture folder, if elsewhere")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", help="(default: %(default)s)")
     parser.add_argument("--count", type=int, default=12, help="pictures (default: %(default)s)")
-    parser.add_argument("--columns", type=int, default=3)
-    parser.add_argument("--out", default="sheet.png")
+    parser.add_argument("--columns", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--out", default="sheet.png", help="PNG (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     loading.add(parser)
 

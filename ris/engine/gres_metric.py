@@ -31,6 +31,8 @@ class GresMetric(BaseMetric):
         on_scores: called on the first rank with the scores of a finished evaluation.
     """
 
+    default_prefix = ""  # scores are named as they are; None would be warned of
+
     def __init__(
         self,
         protocol: gres.GresProtocol,
