@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -43,3 +45,15 @@ def test_rows_become_a_table_and_a_second_run_changes_nothing(page, repo, tmp_pa
 def test_the_page_stands_as_the_command_writes_it(page, repo):
     text = (repo / "docs/speed.md").read_text()
     assert page.fill(text, page.RESULTS, repo / "docs") == text
+
+
+def test_the_readme_says_what_was_measured(repo):
+    rows = csv.DictReader((repo / "benchmarks" / "results" / "eval_speed.csv").open())
+    ratios = [
+        float(row["ratio_to_default"])
+        for row in rows
+        if (row["size"], row["device"], row["precision"], row["allocator"])
+        == ("full", "cpu", "fp32", "huge")
+    ]
+    said = re.findall(r"([\d.]+) times as many pairs a second", (repo / "README.md").read_text())
+    assert said == [f"{max(ratios):.1f}"]
