@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when the block ends without an error.
+
+    What was there before stays until then. The draft is removed if the block raises. Folders are
+    made. An OSError names `path`: those of a full disk name nothing.
+    """
+    draft = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        os.replace(draft, path)
+    except OSError as error:
+        if error.errno is None:  # a library's own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[TextIO]:
-    """A text file (UTF-8) to write to; it becomes `path` when the block ends without an error.
+    """A text file (UTF-8) to write to, on the disk before it becomes `path` (see `draft_of`)."""
+    with draft_of(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
-    It lies beside `path` until then, and is removed if the block raises. Folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON beside, then rename: readers see the old file or the whole new one."""
+    with draft_of(Path(path)) as draft:
+        draft.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ris.engine.report import write_json
+from refer.files import write_json
 from ris.errors import CheckpointError, OptionError
 from ris.general import GeneralRefer
 from ris.grounding import GroundRefer

@@ -7,7 +7,6 @@ CLIP is not in the file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from refer.files import draft_of
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone, files, keys, weights
@@ -126,13 +126,8 @@ def save_released(model: VPDRefer, path: str | Path) -> None:
     path = Path(path)
     state = {name: value.contiguous().cpu() for name, value in released_state(model).items()}
     content = {"model": state, "epoch": 0, "optimizer": {}, "lr_scheduler": {}}
-    beside = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.save(content, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with draft_of(path) as draft:
+        torch.save(content, draft)
 
 
 def released_names(model: VPDRefer) -> dict[str, str]:

@@ -5,8 +5,6 @@ Shapes: S expressions, H W pixels of the picture.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from refer.files import draft_of
 from ris.errors import OptionError
 from ris.prediction import Prediction
 from ris.visual import overlay
@@ -21,14 +20,10 @@ from ris.visual import overlay
 
 def save_png(picture: Image.Image, path: Path) -> None:
     """Write a PNG; its folder is made. Raises OptionError, naming the file, where it cannot be."""
-    beside = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(beside, format="PNG")
-        os.replace(beside, path)
+        with draft_of(path) as draft:
+            picture.save(draft, format="PNG")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise OptionError(
             f"{path} cannot be written: {error.strerror or error}; make room there, or name "
             "another place"

@@ -18,8 +18,8 @@ from typing import Any
 
 from refer import REFER
 from refer.evaluation import PROTOCOLS, ResEvaluator
+from refer.files import write_json
 from refer.shapes import generate
-from ris.engine.report import write_json
 
 REPO = Path(__file__).resolve().parents[1]
 SPLITS = ("val", "testA", "testB")

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from refer.errors import DataFileError, MissingDataError, ReferError
+from refer.files import written_beside
 from refer.readers.grefs import NO_TARGET, load_grefs
 
 SPLITS = ("val", "train", "testA", "testB")  # the published order, then what it left out
@@ -136,10 +136,8 @@ def reverse(folder: Path) -> list[Record]:
 
 def write(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(beside, path)
+    with written_beside(path) as file:
+        file.write(json.dumps(content))  # `dump` is slow
 
 
 if __name__ == "__main__":

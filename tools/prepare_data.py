@@ -14,8 +14,6 @@ when all is well, with 1 when something is not, with 2 for an option that cannot
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from refer.audit import audit, overlaps_between
 from refer.audit_report import FileReport, table
 from refer.catalog import DATASETS, DataSet
 from refer.errors import ReferError
+from refer.files import write_json
 from refer.readers.convert import refs_to_json
 
 REFS = [row.name for row in DATASETS.values() if row.phrases is None]  # they have ref files
@@ -107,13 +106,7 @@ def _write(
         "train_on_others_evaluation": shared,
         "absent": {row.name: row.cure for row in absent},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_json(path, content)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 from refer.errors import DataFileError, MissingDataError
 from refer.evaluation.protocol import EvaluationError, ints
+from refer.files import write_json
 from refer.options import OverlapRule, check_option
 
 THRESHOLDS = (0.7, 0.8, 0.9)
@@ -326,9 +326,7 @@ def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Pa
     ]
     paths = (folder / f"{dataset}_results.json", folder / f"{dataset}_detailed_results.json")
     for path, content in zip(paths, (results, details), strict=True):
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(beside, path)
+        write_json(path, content)
     return paths
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from refer.errors import DataFileError, MissingDataError
 from refer.evaluation.protocol import EvaluationError, ResProtocol
 from refer.evaluation.scores import ItemRecord
+from refer.files import written_beside
 
 FORMAT = "res-records"
 VERSION = 1
@@ -43,21 +43,13 @@ def save_records(
     own = {**_OWN, "protocol": protocol.describe(), "n_items": len(records)}
     if taken := sorted(own.keys() & header.keys()):
         raise EvaluationError(f"header entries {', '.join(taken)} are set by save_records itself")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({**own, **header}) + "\n")
-            for record in records:
-                line = record._asdict()
-                if record.mask is None:
-                    del line["mask"]
-                file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(path) as file:
+        file.write(json.dumps({**own, **header}) + "\n")
+        for record in records:
+            line = record._asdict()
+            if record.mask is None:
+                del line["mask"]
+            file.write(json.dumps(line) + "\n")
 
 
 def load_records(path: str | Path) -> RecordFile:

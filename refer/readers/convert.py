@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from refer.errors import DataFileError
+from refer.files import draft_of
 from refer.readers.pickles import load_refs
 
 
@@ -24,14 +24,10 @@ def refs_to_json(path: Path) -> Path:
         if load_refs(target) != refs:
             raise DataFileError(f"{target} holds other refs than {path.name}; remove one of them")
         return target
-    beside = target.with_name(target.name + ".part")
-    try:
-        content = msgspec.json.encode(refs)
-        # Bytes and tuples would come back as something else; then the pickle stays the only file.
-        if msgspec.json.decode(content) != refs:
-            raise DataFileError(f"{path}: holds values that JSON does not keep; use the pickle")
-        beside.write_bytes(content)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    content = msgspec.json.encode(refs)
+    # Bytes and tuples would come back as something else; then the pickle stays the only file.
+    if msgspec.json.decode(content) != refs:
+        raise DataFileError(f"{path}: holds values that JSON does not keep; use the pickle")
+    with draft_of(target) as draft:
+        draft.write_bytes(content)
     return target

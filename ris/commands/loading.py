@@ -36,7 +36,7 @@ def size(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     if arguments.img_size is None:
         return {}
-    from ris.engine.settings import image_size
+    from ris.sizes import image_size
 
     return {"image_size": image_size(arguments.img_size)}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import ast
-from collections.abc import Sequence
 from typing import Any
+
+from ris.commands.pairs import pairs
 
 DATASET, BACKBONE = "refcoco", "sd15"  # where neither the command line nor a file says
 
@@ -115,26 +115,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     found = {k: v for k, v in vars(arguments).items() if k in known and v is not None}
     if "optim.lr" in found:
         found["optim.lr_batch"] = None  # a rate that was asked for is meant as it stands
-    return {**found, **entries(getattr(arguments, "set", []), "--set")}
-
-
-def entries(items: Sequence[str], option: str) -> dict[str, Any]:
-    """{name: value} of `NAME=VALUE` items; a value that is no Python literal is a word.
-
-    Raises OptionError, which names the `option`, for an item without "=".
-    """
-    from ris.errors import OptionError
-
-    found: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise OptionError(f"{option} wants NAME=VALUE, got {item!r}")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
+    return {**found, **pairs(getattr(arguments, "set", []), "--set")}
 
 
 def load_config(arguments: argparse.Namespace) -> Any:

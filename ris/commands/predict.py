@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ris.commands import loading, options
+from ris.commands import loading
+from ris.commands.pairs import pairs
 
 if TYPE_CHECKING:
     from ris.prediction import Prediction
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     # What costs nothing to check comes before the weights are read.
     if arguments.dtype is not None:
         choose_dtype(arguments.dtype, choose_device(arguments.device))
-    trades.checked(options.entries(arguments.trade, "--trade"))
+    trades.checked(pairs(arguments.trade, "--trade"))
     scheme = arguments.picture.partition("://")
     if scheme[1] and not is_url(arguments.picture):
         raise OptionError(
@@ -130,7 +131,7 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
 
     extra = {**loading.options(arguments, arguments.weights), **loading.size(arguments)}
     if arguments.trade:
-        extra["trades"] = options.entries(arguments.trade, "--trade")
+        extra["trades"] = pairs(arguments.trade, "--trade")
     if choose_device(arguments.device).type == "cpu":
         keep_heap()
     return Predictor.from_pretrained(
@@ -151,7 +152,7 @@ def _write(
     json: str | Path | None,
     name: str,
 ) -> None:
-    from ris.engine.report import write_json
+    from refer.files import write_json
     from ris.saving import described, draw_overlay, save_masks, save_png
     from ris.word_maps import word_sheet
 

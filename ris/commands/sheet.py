@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: 
     from PIL import Image
 
     from ris.errors import OptionError
+    from ris.saving import save_png
     from ris.visual import overlay, sheet
 
     refs = refer.loadRefs(refer.getRefIds(split=split))
@@ -92,8 +92,4 @@ def draw(predictor: Any, refer: Any, split: str, count: int, columns: int, out: 
         tile.paste(left, (0, 0))
         tile.paste(right, (left.width + 4, 0))
         tiles.append(tile)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    sheet(tiles, columns).save(beside, format="PNG")
-    os.replace(beside, out)
+    save_png(sheet(tiles, columns), Path(out))

@@ -123,7 +123,7 @@ def _take_size(config: Any, checkpoint: Path, file: str | None) -> None:
     """Score at the size the checkpoint was trained at, unless a config file was given: what that
     says counts, and a difference is said."""
     from ris.checkpoints import read_config
-    from ris.engine.settings import image_size
+    from ris.sizes import image_size
 
     trained_at = read_config(checkpoint)["info"].get("image_size")
     if not trained_at or image_size(trained_at) == config.data.image_size:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
+
+from refer.files import draft_of
 
 # What is drawn of a run: the first row whose first score it has.
 SCORES = (
@@ -52,10 +53,9 @@ def draw(work_dir: Path) -> Path | None:
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     target = work_dir / "curves.png"
-    beside = work_dir / "curves.png.part"
-    figure.savefig(beside, dpi=110, format="png")
+    with draft_of(target) as draft:
+        figure.savefig(draft, dpi=110, format="png")
     plt.close(figure)
-    os.replace(beside, target)
     return target
 
 

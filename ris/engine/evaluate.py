@@ -11,8 +11,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 
+from refer.files import write_json
 from ris import checkpoints
-from ris.engine import launch, optim, report
+from ris.engine import launch, optim
 from ris.engine.ground_metric import GroundMetric
 from ris.engine.metric import ResMetric
 from ris.engine.runner import (
@@ -89,5 +90,5 @@ def evaluate(
     result |= {"checkpoint": str(checkpoint), "precision": precision}
     result |= {"fast_convolutions": fast_convolutions}
     if is_main_process():
-        report.write_json(work_dir / "metrics.json", result)
+        write_json(work_dir / "metrics.json", result)
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
@@ -21,18 +20,6 @@ PACKAGES = (
     "vpd-ris", "torch", "diffusers", "transformers", "mmengine", "mmsegmentation", "mmcv-lite",
     "numpy", "pillow", "pycocotools", "safetensors", "peft",
 )  # fmt: skip
-
-
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write beside, then rename: readers see the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(content, indent=1, default=str) + "\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from refer.catalog import default_token_length, find_dataset, parts_of
 from refer.evaluation import PROTOCOLS, find_grounding_protocol
 from ris.engine import ranges
 from ris.errors import OptionError
+from ris.sizes import image_size, is_whole
 from vpd.zoo import named
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -141,7 +142,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
             "it; leave --splitBy (data.split_by) out"
         )
     data.image_size = image_size(data.image_size)
-    if not _whole(data.token_length) or not 3 <= data.token_length <= 77:
+    if not is_whole(data.token_length) or not 3 <= data.token_length <= 77:
         raise OptionError(f"token length {data.token_length!r} is outside 3 to 77 (CLIP's limit)")
     if config.get("init") is not None and not Path(config.init).is_dir():
         raise OptionError(
@@ -168,27 +169,6 @@ def _unknown(name: str, known: list[str], path: str | Path) -> str:
     ]
     meant = f"; did you mean {' or '.join(close)}?" if close else ";"
     return f"config entry {name!r} is unknown{meant} {path} has {', '.join(beside)}"
-
-
-def image_size(value: Any) -> int | tuple[int, int]:
-    """The side of the square that pictures are squashed to, or (height, width); a list, as --set
-    and JSON have it, becomes a tuple.
-
-    Raises OptionError for anything but a multiple of 64, or two of them.
-    """
-    pair = isinstance(value, (list, tuple))
-    sides = tuple(value) if pair else (value,)
-    fits = all(_whole(side) and side >= 64 and side % 64 == 0 for side in sides)
-    if not fits or len(sides) != (2 if pair else 1):
-        raise OptionError(
-            f"image size {value!r} must be a multiple of 64, at least 64, or two of them: "
-            "[height, width]"
-        )
-    return (sides[0], sides[1]) if pair else sides[0]
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_kind(name: str, value: Any, current: Any) -> None:

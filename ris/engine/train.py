@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from refer.datasets import PictureDataset
+from refer.files import write_json
 from ris import checkpoints
 from ris.engine import (
     curves,
@@ -26,7 +27,6 @@ from ris.engine import (
     hooks,
     launch,
     optim,
-    report,
     resume,
     shard,
     survival,
@@ -159,7 +159,7 @@ def train(
         "precision": config.optim.precision if lowered else "fp32",  # of the scores
     }
     if is_main_process():
-        report.write_json(work_dir / "metrics.json", result)
+        write_json(work_dir / "metrics.json", result)
         curves.draw(work_dir)
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from refer import REFER
 from refer.evaluation import ResProtocol, load_records
 from refer.evaluation.protocol import EvaluationError
+from refer.files import written_beside
 from ris.page import plots
 from ris.page.items import Item, by_length, by_share, extremes, join
 from ris.page.pictures import data_uri
@@ -68,13 +68,8 @@ def write(
         protocol=_plain(metrics["protocol"]),
         run=_plain(_about(metrics)),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(path) as written:
+        written.write(page)
 
 
 def _gallery(items: Sequence[Item], refer: REFER, protocol: ResProtocol) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from refer.files import write_json
 from ris.commands import tokens
 from ris.engine import optim, report, settings
 from ris.engine.guard import GuardedOptimWrapper
@@ -102,10 +103,10 @@ def test_bf16_autocast_reaches_the_forward_pass_on_cpu():
 
 
 def test_reports_are_whole_or_absent(tmp_path):
-    report.write_json(tmp_path / "a" / "metrics.json", {"oIoU": 1.5})
+    write_json(tmp_path / "a" / "metrics.json", {"oIoU": 1.5})
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == {"oIoU": 1.5}
     with pytest.raises(TypeError):
-        report.write_json(tmp_path / "a" / "metrics.json", {("a", "b"): 1})
+        write_json(tmp_path / "a" / "metrics.json", {("a", "b"): 1})
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == {"oIoU": 1.5}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["metrics.json"]
     assert report.environment()["versions"]["torch"]

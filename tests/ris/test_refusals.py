@@ -74,7 +74,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving.os, "replace", full)
+    monkeypatch.setattr("refer.files.os.replace", full)
     with pytest.raises(OptionError, match=r"o\.png cannot be written: No space left"):
         saving.save_png(Image.new("RGB", (4, 4)), tmp_path / "o.png")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
