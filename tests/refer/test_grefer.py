@@ -126,7 +126,8 @@ def test_the_data_set_draws_what_the_api_draws(tmp_path, content):
         assert dataset.mask(one).tolist() == expected.tolist()
     counts = {item["ref_id"]: item["n_targets"] for item in dataset}
     assert counts == {1: 2, 3: 0, 4: 2}
-    assert [len(dataset.boxes(one)) for one in dataset.refs] == [2, 0, 1]
+    corners = [[[0, 0, 10, 10], [5, 5, 20, 15]], [], [[20, 20, 30, 30]]]  # x + width, y + height
+    assert [dataset.boxes(one).tolist() for one in dataset.refs] == corners
 
 
 def test_show_mask_draws_the_union(grefer, axes):

@@ -161,6 +161,21 @@ def test_phrases_behind_the_encoders_reach_are_asked_in_the_rest_of_their_captio
         assert last <= 11  # the end token stays the last
 
 
+@pytest.mark.parametrize(
+    ("length", "captions", "tokens"),
+    [
+        (7, ["a red dog and cat"], [(2, 4), (5, 6)]),  # the end token has the last place
+        (6, ["a red dog and cat", "cat"], [(2, 4), (1, 2)]),  # which would be the cat's
+        (5, ["a red dog and cat", "cat"], [(2, 4), (1, 2)]),
+        (4, ["red dog and cat", "cat"], [(1, 3), (1, 2)]),  # or the dog's
+    ],
+)
+def test_no_phrase_gives_its_last_token_to_the_end_token(length, captions, tokens):
+    """A begin token, five words of one token each, and an end token."""
+    found = ask(clip_tokenizer(), ["a red dog and cat"], [0, 0], [(2, 9), (14, 17)], length)
+    assert (found.captions, found.tokens) == (captions, tokens)
+
+
 def test_captions_that_fit_are_asked_once():
     found = ask(clip_tokenizer(), [CAPTION, "a dog"], [0, 0, 0, 1], [*SPANS, (0, 5)], 40)
     assert (found.captions, found.origin, found.caption) == (

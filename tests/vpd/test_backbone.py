@@ -268,6 +268,17 @@ def test_bad_input_is_named(tiny):
         DiffusionBackbone.from_name("tiny", "random", token_length=8, timestep=1000)
 
 
+def test_the_latent_is_the_posteriors_mode_times_its_factor():
+    """1.0 is the published code's; Stable Diffusion's own pipelines have 0.18215."""
+    picture = torch.rand(2, 3, 64, 64) * 2 - 1
+    for options, factor in (({}, 1.0), ({"latent_scale": 0.18215}, 0.18215)):
+        backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8, **options).eval()
+        with torch.no_grad():
+            moments = backbone.vae.quant_conv(backbone.vae.encoder(picture))
+        mean = moments.chunk(2, dim=1)[0]
+        assert torch.allclose(backbone.encode_image(picture), mean * factor, rtol=1e-4, atol=1e-6)
+
+
 def test_timestep_changes_features():
     latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     with torch.no_grad():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpd import cache
+from vpd import DiffusionBackbone, cache
 from vpd.cache import TensorCache, digest_of
 from vpd.errors import ConfigError
+from vpd.weights import random_components
+from vpd.zoo import ZOO
 
 
 def opened(root, depends=("weights",), dtype="float32"):
@@ -81,6 +83,35 @@ def test_a_full_disk_leaves_the_record_out(tmp_path, monkeypatch):
     monkeypatch.undo()
     kept.put(digest_of(b"c"), torch.zeros(2, 3))
     assert torch.equal(opened(tmp_path).get(digest_of(b"c")), torch.zeros(2, 3))
+
+
+@pytest.fixture(scope="module")
+def components():
+    return random_components(ZOO["tiny"], 0)
+
+
+def kept_by(backbone: DiffusionBackbone, root, precision: str) -> TensorCache:
+    """The backbone's cache of latents as a run in this precision opens it."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return backbone.latent_cache(root, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("scale", "precision"), [(1.0, "bf16"), (0.18215, "fp32"), (0.18215, "bf16")]
+)
+def test_latents_of_another_factor_or_precision_never_meet(components, tmp_path, scale, precision):
+    plain, other = (
+        DiffusionBackbone(components, token_length=8, latent_scale=factor)
+        for factor in (1.0, scale)
+    )
+    digest, latent = digest_of(b"a"), torch.randn(8, 8, 8)
+    kept_by(plain, tmp_path, "fp32").put(digest, latent)
+    assert torch.equal(kept_by(plain, tmp_path, "fp32").get(digest), latent)
+    theirs = kept_by(other, tmp_path, precision)
+    assert theirs.get(digest) is None
+    theirs.put(digest, latent + 1)
+    assert torch.equal(kept_by(other, tmp_path, precision).get(digest), latent + 1)
+    assert torch.equal(kept_by(plain, tmp_path, "fp32").get(digest), latent)
 
 
 def test_wrong_use_is_told(tmp_path):

@@ -82,6 +82,7 @@ def test_encoding_is_the_last_hidden_state_and_bounded():
 def test_the_adapter_starts_near_the_identity():
     adapter, text = TextAdapter(16), torch.randn(2, 5, 16)
     assert torch.allclose(adapter(text), text, atol=1e-3)
+    assert torch.equal(adapter.gamma, torch.full((16,), 1e-4))  # VPD, section 3.2
     adapter.gamma.data.fill_(1.0)
     expected = text + adapter.fc[2](torch.nn.functional.gelu(adapter.fc[0](text)))
     assert torch.allclose(adapter(text), expected)

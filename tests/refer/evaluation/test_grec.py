@@ -126,6 +126,16 @@ def test_the_scores_of_a_set():
     assert 0.7 < scores["AP50"] < 1.0
 
 
+@pytest.mark.parametrize(("score", "given"), [(0.7, True), (0.6999, False)])
+def test_a_box_at_the_threshold_is_given(score, given):
+    """Which decides what is said of a sentence, whether it names something or not."""
+    evaluator = GrecEvaluator()
+    evaluator.update(1, 1, [A], [score], [B])
+    evaluator.update(2, 2, [A], [score], [])
+    scores = evaluator.compute()
+    assert (scores["T_acc"], scores["N_acc"]) == (float(given), float(not given))
+
+
 def test_average_precision_by_hand():
     """One true box found first, one false after it: precision 1 at full recall; the other way
     round, 1/2."""

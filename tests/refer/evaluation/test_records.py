@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -29,6 +30,7 @@ from refer.evaluation import (
     score,
     score_file,
 )
+from refer.sentences import draw
 
 VPD = PROTOCOLS["vpd"]
 RLE = {"size": [2, 2], "counts": "0120"}
@@ -235,6 +237,16 @@ def test_sentence_mode_equals_an_evaluation_in_it(real: REFER, mode: Any) -> Non
     expected = score(chosen.records, chosen.protocol)
     assert {name: scores[name] for name in expected} == expected
     assert scores["n_items"] == 18
+
+
+@pytest.mark.parametrize(("mode", "chosen"), [("first", 0), ("random", draw(3, 7, 0, 0))])
+def test_sentences_are_picked_by_their_place_and_not_by_the_records_order(mode, chosen) -> None:
+    """Records of several processes come in any order."""
+    ious = (10, 20, 40)
+    one = [ItemRecord(7, 70 + n, 1, n, iou, 100, iou, 100) for n, iou in enumerate(ious)]
+    for order in itertools.permutations(one):
+        scores = rescore(order, replace(VPD, sentence_mode=mode), VPD)
+        assert (scores["n_items"], scores["mIoU"]) == (1, pytest.approx(ious[chosen]))
 
 
 def test_what_recounting_refuses(real: REFER, tmp_path: Path) -> None:
