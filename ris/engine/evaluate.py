@@ -14,8 +14,6 @@ from mmengine.evaluator import Evaluator
 from refer.files import write_json
 from ris import checkpoints
 from ris.engine import launch, optim
-from ris.engine.ground_metric import GroundMetric
-from ris.engine.metric import ResMetric
 from ris.engine.runner import (
     describe_files,
     device_kind,
@@ -72,8 +70,7 @@ def evaluate(
         scores.update(result, seconds=seconds)
 
     metric = task.metric(config, loader, work_dir, keep, keep_masks)
-    if isinstance(metric, ResMetric | GroundMetric):
-        metric.header = of_checkpoint(metric.header, checkpoint)
+    metric.header = of_checkpoint(metric.header, checkpoint)
     name_trades(metric, model)
     runner = make_runner(
         config,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import is_main_process
-from mmengine.evaluator import BaseMetric
 
-from refer.evaluation import grec, gres
+from refer.evaluation import grec, gres, scored_line
 from refer.evaluation.gres_table import grec_table, gres_table
 from ris.boxes import boxes_of
-from ris.engine.metric import WAIT_EVERY
+from ris.engine.merging import MergingMetric, OnScores
+from ris.engine.metric import counted
 
 
-class GresMetric(BaseMetric):
+class GresMetric(MergingMetric):
     """gIoU, cIoU, N-acc, T-acc and Pr@X; with `grec`, boxes too. Tables and result files are
     written by the first rank.
+
+    Its answers are `GeneralAnswer`s, one a sentence.
 
     Args:
         protocol: how predictions become scores.
@@ -28,10 +26,8 @@ class GresMetric(BaseMetric):
         folder: where they go.
         split: named in the table.
         grec: the protocol of the boxes, or None.
-        on_scores: called on the first rank with the scores of a finished evaluation.
+        on_scores, header: as for `MergingMetric`; without a header, source and split.
     """
-
-    default_prefix = ""  # scores are named as they are; None would be warned of
 
     def __init__(
         self,
@@ -40,71 +36,66 @@ class GresMetric(BaseMetric):
         folder: Path,
         split: str,
         grec: grec.GrecProtocol | None = None,
-        on_scores: Callable[[dict[str, Any], float], None] | None = None,
+        on_scores: OnScores | None = None,
+        header: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         self.protocol, self.source, self.folder, self.split = protocol, source, folder, split
-        self.grec, self.on_scores = grec, on_scores
-        self.evaluated = False
-        self._fresh()
+        self.grec = grec
+        super().__init__(header or {"dataset": source, "split": split}, on_scores)
 
     def _fresh(self) -> None:
         self.masks = gres.GresEvaluator(self.protocol)
         self.boxes = None if self.grec is None else grec.GrecEvaluator(self.grec)
-        self.started: float | None = None
-        self._pending: list[tuple[torch.Tensor, torch.Tensor, dict[str, Any]]] = []
+        self._of_boxes: dict[str, float] = {}
 
-    def process(self, data_batch: Any, data_samples: Any) -> None:
-        """data_samples: one `GeneralAnswer` a sentence of the batch."""
-        if self.started is None:
-            self.started = time.monotonic()
-        which = data_batch["ref_of_text"].tolist()
-        pictures = data_batch["picture_index"].tolist()
-        probability = torch.stack([answer.probability for answer in data_samples])
-        nothing = torch.stack([answer.no_target for answer in data_samples])
+    def _collect(
+        self, batch: Any, answers: list[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        which, pictures = batch["ref_of_text"].tolist(), batch["picture_index"].tolist()
+        probability = torch.stack([answer.probability for answer in answers])
+        nothing = torch.stack([answer.no_target for answer in answers])
         pred = probability > 0.5
-        truth = data_batch["masks"].to(pred.device, non_blocking=True).bool()
-        truth = truth[data_batch["ref_of_text"].to(pred.device, non_blocking=True)]
-        counts = [(pred & truth), (pred | truth), pred, truth]
+        truth = batch["masks"].to(pred.device, non_blocking=True).bool()
+        truth = truth[batch["ref_of_text"].to(pred.device, non_blocking=True)]
         items = {
-            "n_targets": [data_batch["n_targets"][i] for i in which],
+            "n_targets": [batch["n_targets"][i] for i in which],
             "source": self.source,
-            "img_ids": [data_batch["image_ids"][i] for i in pictures],
-            "ref_ids": [data_batch["ref_ids"][i] for i in which],
-            "sent_ids": data_batch["sent_ids"],
-            "sents": data_batch["text"],
+            "img_ids": [batch["image_ids"][i] for i in pictures],
+            "ref_ids": [batch["ref_ids"][i] for i in which],
+            "sent_ids": batch["sent_ids"],
+            "sents": batch["text"],
         }
-        # As `ResMetric` has it: integers, and the head's word, which is a float.
-        numbers = torch.stack([count.sum((1, 2)) for count in counts])
-        self._pending.append((numbers, nothing, items))
-        if len(self._pending) >= WAIT_EVERY:
-            self._take_in()
-        if self.boxes is None:
-            return
-        # Who says "nothing here" of the mask says it of the boxes, which then are none.
-        if self.protocol.no_target == "pixels":
-            empty = numbers[2].cpu() < self.protocol.pixels
-        else:
-            empty = nothing.cpu() > 0.5
-        for row, picture in enumerate(pictures):
+        numbers = counted(pred, truth)
+        if self.boxes is not None:  # found by the host, which waits for each batch then
+            self._box(batch, items["ref_ids"], probability, numbers[2], nothing)
+        return numbers, nothing, items
+
+    def _box(
+        self,
+        batch: Any,
+        ref_ids: list[int],
+        probability: torch.Tensor,
+        pixels: torch.Tensor,
+        nothing: torch.Tensor,
+    ) -> None:
+        """Boxes of the masks' parts. Who says "nothing here" of the mask says it of the boxes."""
+        assert self.boxes is not None
+        by_pixels = self.protocol.no_target == "pixels"
+        empty = pixels.cpu() < self.protocol.pixels if by_pixels else nothing.cpu() > 0.5
+        for row, picture in enumerate(batch["picture_index"].tolist()):
             boxes, scores = boxes_of(
-                probability[row].cpu().numpy(), data_batch["original_sizes"][picture]
+                probability[row].cpu().numpy(), batch["original_sizes"][picture]
             )
             if empty[row]:
                 boxes, scores = boxes[:0], scores[:0]
-            truth_boxes = data_batch["boxes"][which[row]]
-            self.boxes.update(
-                items["ref_ids"][row], data_batch["sent_ids"][row], boxes, scores, truth_boxes
-            )
+            truth = batch["boxes"][int(batch["ref_of_text"][row])]
+            self.boxes.update(ref_ids[row], batch["sent_ids"][row], boxes, scores, truth)
 
-    def _take_in(self) -> None:
-        """Read the batches so far from the device: for masks alone, the only wait for it."""
-        if not self._pending:
-            return
-        numbers = torch.cat([own for own, _, _ in self._pending], dim=1).cpu()
-        nothing = torch.cat([own for _, own, _ in self._pending]).cpu()
+    def _read(self, pending: list[Any]) -> None:
+        numbers = torch.cat([own for own, _, _ in pending], dim=1).cpu()
+        nothing = torch.cat([own for _, own, _ in pending]).cpu()
         start = 0
-        for own, _, items in self._pending:
+        for own, _, items in pending:
             end = start + own.shape[1]
             said = nothing[start:end]
             self.masks.update_counts(
@@ -113,38 +104,28 @@ class GresMetric(BaseMetric):
                 **items,
             )
             start = end
-        self._pending.clear()
 
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Merge the ranks' evaluators; every rank gets the same scores."""
-        self._take_in()
-        masks, boxes = self.masks, self.boxes
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, (masks.records, boxes))
-            masks = gres.GresEvaluator(self.protocol)
-            boxes = None if self.grec is None else grec.GrecEvaluator(self.grec)
-            for records, found in parts:
-                masks.add(records)
-                if boxes is not None:
-                    boxes.merge(found)
-        seconds = time.monotonic() - (self.started or time.monotonic())
-        self.evaluated = True
-        scores: dict[str, Any] = dict(masks.compute()[self.source])
-        scores["n_items"] = len(masks)
-        found = None if boxes is None else boxes.compute()
-        if found is not None:
-            scores |= {f"GREC_{name}": value for name, value in found.items()}
-        if is_main_process():
-            gres.save(self.folder, f"{self.source}_{self.split}", masks)
-            print(gres_table(masks, self.split), flush=True)
-            if found is not None and self.grec is not None:
-                print(grec_table(found, self.grec, self.split), flush=True)
-            if self.on_scores is not None:
-                self.on_scores(scores, seconds)
+    def _state(self) -> Any:
+        return self.masks.records, self.boxes
+
+    def _merge(self, states: list[Any]) -> None:
         self._fresh()
-        return {name: value for name, value in scores.items() if isinstance(value, float)}
+        for records, found in states:
+            self.masks.add(records)
+            if self.boxes is not None:
+                self.boxes.merge(found)
 
-    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Unused: `evaluate` merges evaluators instead of result lists."""
-        raise AssertionError("GresMetric.evaluate does the work")
+    def _score(self) -> dict[str, Any]:
+        scores: dict[str, Any] = dict(self.masks.compute()[self.source])
+        scores["n_items"] = len(self.masks)
+        if self.boxes is not None:
+            self._of_boxes = self.boxes.compute()
+            scores |= {f"GREC_{name}": value for name, value in self._of_boxes.items()}
+        return scores
+
+    def _write(self, scores: dict[str, Any]) -> None:
+        gres.save(self.folder, f"{self.source}_{self.split}", self.masks)
+        print(gres_table(self.masks, self.split))
+        if self.grec is not None:
+            print(grec_table(self._of_boxes, self.grec, self.split))
+        print(scored_line(self.header, scores["n_items"]), flush=True)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
-from mmengine.evaluator import BaseMetric
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
@@ -18,8 +17,7 @@ from refer import REFER
 from refer.grefer import G_REFER
 from ris.checkpoints import read_config
 from ris.engine import curves, data, hooks, report, shard
-from ris.engine.ground_metric import GroundMetric
-from ris.engine.metric import ResMetric
+from ris.engine.merging import MergingMetric
 from ris.engine.quiet import QuietRunner
 from ris.engine.tasks import identity, task_of
 from ris.models import VPDRefer
@@ -62,11 +60,10 @@ def make_runner(
     )
 
 
-def name_trades(metric: BaseMetric, model: VPDRefer) -> None:
+def name_trades(metric: MergingMetric, model: VPDRefer) -> None:
     """Records and log say what was given up for speed; on the exact path there is nothing."""
     if model.backbone.trade_names:
-        if isinstance(metric, ResMetric | GroundMetric):
-            metric.header["trades"] = model.backbone.trade_names
+        metric.header["trades"] = model.backbone.trade_names
         print(f"not the exact path: trades {', '.join(model.backbone.trade_names)}", flush=True)
 
 

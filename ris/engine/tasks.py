@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader
 
 from refer import REFER
 from refer.catalog import DATASETS, find_dataset, parts_of
+from refer.datasets import PhraseDataset, PictureDataset
 from refer.evaluation import (
     PROTOCOLS,
     GroundingProtocol,
@@ -24,6 +24,7 @@ from refer.evaluation.gres import GresProtocol, NoTargetRule
 from ris.engine import data, phrase_data
 from ris.engine.gres_metric import GresMetric
 from ris.engine.ground_metric import GroundMetric
+from ris.engine.merging import MergingMetric
 from ris.engine.metric import ResMetric
 from ris.errors import OptionError
 from ris.general import GeneralRefer
@@ -47,7 +48,7 @@ class Task:
     """
 
     system: type[VPDRefer]
-    metric: Callable[[Config, DataLoader[Any], Path, Keep, bool], BaseMetric]
+    metric: Callable[[Config, DataLoader[Any], Path, Keep, bool], MergingMetric]
     protocol: Callable[[Config], dict[str, Any]]
     best: Callable[[Config], str] | str
     scores: tuple[str, ...]
@@ -92,19 +93,23 @@ def res_protocol(config: Config) -> ResProtocol:
     )
 
 
+def _header(config: Config, scored: PictureDataset | PhraseDataset) -> dict[str, Any]:
+    """What records and tables say of the run."""
+    return {
+        **identity(config),
+        "split": scored.split,
+        "data_hash": scored.data_hash,
+        "image_size": config.data.image_size,
+    }
+
+
 def _res_metric(
     config: Config, loader: DataLoader[Any], work_dir: Path, keep: Keep, keep_masks: bool
 ) -> ResMetric:
     pictures = data.pictures_of(loader)
-    header = {
-        **identity(config),
-        "split": pictures.split,
-        "data_hash": pictures.data_hash,
-        "image_size": config.data.image_size,
-    }
     return ResMetric(
         res_protocol(config),
-        header,
+        _header(config, pictures),
         records=work_dir / f"records_{pictures.split}.jsonl",
         keep_masks=keep_masks,
         on_scores=keep,
@@ -129,7 +134,13 @@ def _gres_metric(
     boxes = GrecProtocol(match=config.gres.match) if config.task == "grec" else None
     pictures = data.pictures_of(loader)
     return GresMetric(
-        gres_protocol(config), pictures.dataset, work_dir, pictures.split, boxes, keep
+        gres_protocol(config),
+        pictures.dataset,
+        work_dir,
+        pictures.split,
+        boxes,
+        keep,
+        _header(config, pictures),
     )
 
 
@@ -154,16 +165,10 @@ def _ground_metric(
     config: Config, loader: DataLoader[Any], work_dir: Path, keep: Keep, keep_masks: bool
 ) -> GroundMetric:
     phrases = phrase_data.phrases_of(loader)
-    header = {
-        **identity(config),
-        "split": phrases.split,
-        "data_hash": phrases.data_hash,
-        "image_size": config.data.image_size,
-    }
     return GroundMetric(
         grounding_protocol(config),
         _ground_masks(config),
-        header,
+        _header(config, phrases),
         phrases.keys,
         work_dir,
         keep_masks=keep_masks,
