@@ -98,7 +98,11 @@ def shown(study: Study, path: Path, epochs: int, precision: str = PRECISION) -> 
 
 def recipe_hash(config: str) -> str:
     """First digits of the sha256 of a recipe's settings (below configs/): rows of another recipe
-    are no company for its own."""
+    are no company for its own.
+
+    Up to November 2026 every new entry changed it, also one that changes no number, and the stamps
+    of rows were then carried over by hand (see the history of the files); `SAME_BITS` ended that.
+    """
     from ris.engine import settings
 
     found = settings.load(REPO / "configs" / config).to_dict()

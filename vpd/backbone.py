@@ -40,13 +40,19 @@ class DiffusionBackbone(nn.Module):
         timestep: the constant timestep of the single UNet pass (published code: 1).
         attention_kernel: `sdpa`, `xformers` or `eager`.
         attention_maps: join the cross-attention maps to the pyramid.
+        map_gradient: let the loss pass through the maps; the published code cuts it off there.
         text_adapter: False leaves the text features as CLIP gives them.
         latent_scale: factor on the latent; the published code uses 1.0, not SD's 0.18215.
         checkpointing: compute again in the backward pass instead of keeping: True every block,
             `light` what is cheap (`vpd.light`); the same gradients.
+        compiled: torch.compile by blocks of the UNet; other rounding.
+        lora_rank: of the adapters of `lora`.
         channels_last: keep UNet and VAE with the channels innermost. The same sums in another
             order: faster on many devices, but no longer the same bits.
         trades: options that give up exactness for speed (`vpd.trades`); none by default.
+
+    Raises ConfigError for options that are unknown or do not fit each other or the weights,
+    vpd.errors.ExtraError where `lora` or a kernel wants a package that is not installed.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def find_config(task: str, dataset: str, backbone: str, size: int | tuple[int, i
         OptionError: there is no such config; the message lists those of the data set.
     """
     backbone = RECIPE_OF.get(backbone, backbone)
-    task = "gres" if task == "grec" else task
+    asked, task = task, "gres" if task == "grec" else task
     dataset = parts_of(dataset)[0]
     folder, sizes = CONFIGS / task, _sizes(task, dataset, backbone)
     if not sizes and task in ("rec", "phrase"):
@@ -48,6 +48,9 @@ def find_config(task: str, dataset: str, backbone: str, size: int | tuple[int, i
             f"there are no configs at {CONFIGS}: this package runs from its repository; install it "
             "there with pip install -e ."
         )
+    fitting = find_dataset(dataset).tasks
+    if asked not in fitting and not {asked, *fitting} <= {"rec", "phrase"}:
+        raise OptionError(f"{dataset} is for task {' or '.join(fitting)}, not {asked}")
     known = sorted(path.stem for path in folder.glob("*.py"))
     raise OptionError(
         f"no config {task}/{dataset}_{backbone}_*.py; there are {', '.join(known) or 'none'}; "
@@ -126,6 +129,11 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
             image_size(value)
         else:
             _check_kind(name, value, known.get(name))
+    if "model.head.answers" in (overrides or {}) and "grounding" not in config:
+        raise OptionError(
+            f"--answers (model.head.answers) is for tasks rec and phrase, and {path} is of task "
+            f"{config.task}; pass --task rec"
+        )
     laid_over = dict(overrides or {})
     head = laid_over.get("model.head")
     if isinstance(head, dict) and "type" in head:

@@ -75,6 +75,10 @@ def test_a_near_miss_is_answered_with_the_name(capsys, tmp_path):
     said = capsys.readouterr().err
     assert "has optim.accumulate" in said
     assert "schedule.epochs" not in said
+    assert main([*train, "--answers", "boxes"]) == 2
+    assert "is for tasks rec and phrase" in capsys.readouterr().err
+    assert main([*train, "--task", "grec"]) == 2
+    assert "refshapes is for task res or rec, not grec" in capsys.readouterr().err
     assert main([*train, "--set", "optim.clip=-1"]) == 2
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):

@@ -119,7 +119,7 @@ def run(
         report = Report(**state["report"])
     folder.mkdir(parents=True, exist_ok=True)
     model.train()
-    total = torch.zeros((), device=device)
+    total, counted = torch.zeros((), device=device), 0  # since the last mean, or since the start
     bar = tqdm(total=plan.steps, initial=report.steps, desc=name, disable=not progress)
     started, before = time.monotonic(), report.seconds
     try:
@@ -134,12 +134,14 @@ def run(
             schedule.step()
             average.step(parameters)
             total += value.detach()
+            counted += 1
             report.steps += 1
             report.seconds = before + time.monotonic() - started
             bar.update()
             if report.steps % plan.log_every == 0:
-                report.losses.append((report.steps, float(total) / plan.log_every))
+                report.losses.append((report.steps, float(total) / counted))
                 total.zero_()
+                counted = 0
                 bar.set_postfix(loss=f"{report.losses[-1][1]:.4f}")
             if report.steps % plan.save_every == 0:
                 save()
