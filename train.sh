@@ -34,7 +34,7 @@ else
     --master_port "${MASTER_PORT:-29500}" --max_restarts "${MAX_RESTARTS:-0}" -m ris.cli)
   device=(--device cuda)
   # torchrun kills what has not ended this many seconds after a signal, 30 by default: too few to
-  # write the state of a fine-tuned Stable Diffusion.
+  # write the state of a fine-tuned Stable Diffusion. (torch 2.13 reads it, older ones may not.)
   export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
 fi
 rm -f "$logdir/resume/stopped"

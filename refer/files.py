@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,8 @@ def draft_of(path: Path) -> Iterator[Path]:
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        if error.errno is None:  # a library's own
+        # Of another file, or a library's own: that is for whoever reads it.
+        if error.errno is None or error.filename not in (None, str(draft)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
@@ -41,7 +42,12 @@ def written_beside(path: Path) -> Iterator[TextIO]:
         os.fsync(file.fileno())
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON beside, then rename: readers see the old file or the whole new one."""
+def write_json(path: str | Path, content: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Write JSON beside, then rename: readers see the old file or the whole new one.
+
+    default: what makes of a value that JSON has not one that it has, as of `json.dumps`; without
+    it, such a value raises TypeError.
+    """
+    text = json.dumps(content, indent=1, default=default) + "\n"
     with draft_of(Path(path)) as draft:
-        draft.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")

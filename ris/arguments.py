@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        self._given = list(args or [])
+        self._given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def parse_args(  # type: ignore[override]
@@ -36,8 +37,10 @@ class Parser(argparse.ArgumentParser):
         """Exit with code 2, as argparse does; near misses of this parser's options are named."""
         known = list(self._option_string_actions)
         for word in self._given:
+            if word == "--":  # what follows are no options
+                break
             option = word.partition("=")[0]
-            if option.startswith("--") and option not in known:
+            if option.startswith("--") and not any(name.startswith(option) for name in known):
                 close = difflib.get_close_matches(option, known, n=1)
                 message += f"; {option}: did you mean {close[0]}?" if close else ""
         super().error(message)

@@ -27,4 +27,6 @@ def font(size: int) -> Font:
 def lines(text: str, size: int, width: int, most: int = 3) -> list[str]:
     """`text` in at most `most` lines of `width` pixels in `font(size)`; the rest becomes '…'."""
     letters = max(8, int(width / (size * 0.58)))
-    return textwrap.wrap(text, letters, max_lines=most, placeholder=" …") or [""]
+    found = textwrap.wrap(text, letters, max_lines=most, placeholder=" …") or [""]
+    # Of a single word that is too long nothing would be left.
+    return [f"{text.strip()[: letters - 1]}…"] if found == ["…"] else found

@@ -63,7 +63,7 @@ def refuse_code(config: Any, where: str) -> None:
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
-            if str(key).startswith(UNUSED):
+            if str(key).startswith(UNUSED) and value is not None:
                 raise OptionError(
                     f"{where} has {key}={value!r}; losses, samplers, initial weights and scopes of "
                     "mmsegmentation's heads are not used here (the loss is that of "

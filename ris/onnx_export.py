@@ -112,7 +112,7 @@ def export(
             )
         card = _card(predictor)
         card["parity"] = {**found._asdict(), "tolerance": tolerance}
-        write_json(beside / CARD, card)
+        write_json(beside / CARD, card, default=str)
         os.replace(beside, folder)
     except OSError as error:
         raise CheckpointError(f"the model could not be written to {folder}: {error}") from error
@@ -195,7 +195,7 @@ def _write(predictor: Predictor, folder: Path) -> None:
         pad_token=backbone.tokenizer.pad_token,
     )
     own.save(str(folder / TOKENIZER))
-    write_json(folder / CARD, _card(predictor))
+    write_json(folder / CARD, _card(predictor), default=str)
 
 
 class _Pictures(nn.Module):

@@ -91,7 +91,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
         "protocol": tested["val"]["protocol"],
         "environment": tested["val"]["environment"],
     }
-    write_json(out / "metrics.json", summary)
+    write_json(out / "metrics.json", summary, default=str)
     return summary
 
 

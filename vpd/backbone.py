@@ -123,7 +123,7 @@ class DiffusionBackbone(nn.Module):
         self._set_unet_mode(lora_rank)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
         self._texts_on_disk: cache.TensorCache | None = None
-        self._parking: Parking | None = None
+        self._parking: dict[str, Parking] = {}
         if channels_last:
             for part in (self.unet, self.vae):
                 part.to(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ class DiffusionBackbone(nn.Module):
             )
         if self._tiny_latents is not None:
             return self._tiny_latents(picture) * self.latent_scale
-        self._wake()
+        self._wake("vae")
         return self.vae.encode(picture).latent_dist.mode() * self.latent_scale
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -198,7 +198,7 @@ class DiffusionBackbone(nn.Module):
                     )  # once, and not at every use
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
-            self._wake()
+            self._wake("text_encoder")
             features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
             for sentence, feature in zip(fresh, features, strict=True):
                 if kept is not None:
@@ -240,16 +240,21 @@ class DiffusionBackbone(nn.Module):
         """From now on, in training mode, the VAE's and the text encoder's weights wait in a file
         under `root` wherever no picture and no sentence is new (see `vpd.parking`).
 
-        For a model that lies where it will run: it must not be moved behind this. Returns the bytes
-        that then are free.
+        Each by itself: a new sentence does not wake the VAE. For a model that lies where it will
+        run: it must not be moved behind this. Returns the bytes that then are free.
         """
         parts = {"vae": self.vae, "text_encoder": self.text_encoder}
-        self._parking = Parking({n: p for n, p in parts.items() if p is not None}, root)
-        return self._parking.nbytes
+        self._parking = {n: Parking(p, n, root) for n, p in parts.items() if p is not None}
+        self._sleep()
+        return sum(parking.nbytes for parking in self._parking.values())
 
-    def _wake(self) -> None:
-        if self._parking is not None:
-            self._parking.wake()
+    def _wake(self, name: str) -> None:
+        if name in self._parking:
+            self._parking[name].wake()
+
+    def _sleep(self) -> None:
+        for parking in self._parking.values():
+            parking.sleep()
 
     def latent_cache(
         self, root: str | Path, size: tuple[int, int], dtype: str = "float32"
@@ -297,8 +302,8 @@ class DiffusionBackbone(nn.Module):
                 f"text features have {text_features.shape[1]} tokens; this model was built for "
                 f"token_length {self.token_length}"
             )
-        if self._parking is not None and self.training:
-            self._parking.sleep()  # both have been encoded, or had been before
+        if self.training:
+            self._sleep()  # pictures and sentences have been encoded, or had been before
         return self.features(latent, self.adapter(text_features), picture_index)
 
     def trade(self, wanted: Mapping[str, Any] | None) -> None:
@@ -362,7 +367,7 @@ class DiffusionBackbone(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> DiffusionBackbone:
         """Moving or casting the module makes cached text features stale."""
         if hasattr(self, "_text_cache"):
-            if self._parking is not None:
+            if self._parking:
                 raise ConfigError("parked weights stay where they are; move or cast before")
             self._text_cache.clear()
             self.features.time.forget()

@@ -1,7 +1,7 @@
 """Frozen encoders that wait on disk while caches answer for them.
 
 Once latents and text features are kept, neither the autoencoder nor the text encoder runs, and both
-hold memory for nothing (0.77 GiB of Stable Diffusion 1.5). Parked, their weights are views of a
+hold memory for nothing (0.59 GiB of Stable Diffusion 1.5). Parked, their weights are views of a
 file: tensors like any other, of which the system holds only what is read. On another device than
 the CPU they go there when they are needed.
 """
@@ -23,31 +23,28 @@ from vpd.errors import ConfigError
 
 
 class Parking:
-    """The weights of frozen modules, in place (`wake`) or in a file (`sleep`); awake at first.
+    """The weights of a frozen module, in place (`wake`) or in a file (`sleep`); awake at first.
 
     Args:
-        modules: by name; nothing of them may train.
-        root: folder of the file, which is named after what it holds: all runs with the same weights
-            share it, and one that is damaged is written anew.
+        module: nothing of it may train.
+        name: of the file, before a digest of what it holds.
+        root: folder of the file: all runs with the same weights share it, and one that is damaged
+            is written anew.
 
     Raises ConfigError where the file cannot be written, or a parameter trains.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], root: str | Path) -> None:
-        self._parameters = {
-            f"{name}.{own}": parameter
-            for name, module in modules.items()
-            for own, parameter in module.named_parameters()
-        }
+    def __init__(self, module: nn.Module, name: str, root: str | Path) -> None:
+        self._parameters = dict(module.named_parameters())
         training = [name for name, p in self._parameters.items() if p.requires_grad]
         if training:
-            raise ConfigError(f"only frozen weights can be parked, and {training[0]} trains")
+            raise ConfigError(f"only frozen weights can be parked, and {name}.{training[0]} trains")
         self._device = next(iter(self._parameters.values())).device
         # What lies channels innermost does so again behind a sleep: sums keep their order.
         self._innermost = {name for name, p in self._parameters.items() if not p.is_contiguous()}
         tensors = {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}
         digest = _digest(tensors)
-        self.file = Path(root) / f"encoders_{digest[:16]}.safetensors"
+        self.file = Path(root) / f"{name}_{digest[:16]}.safetensors"
         self.awake = True
         if not self._holds(digest):
             self._write(tensors)

@@ -33,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     path = Path(arguments.records)
     # The generalized result files are of the published form, one JSON list without a header.
-    if path.suffix == ".json":
+    said = _format(path)
+    if path.suffix == ".json" and said is None:
         _refuse(arguments, "a generalized result file", {**OF_MASKS, **OF_PROTOCOL})
         _general(arguments)
-    elif _format(path) == "grounding-predictions":
+    elif said == "grounding-predictions":
         _refuse(arguments, "a file of boxes", {**OF_MASKS, **OF_GENERAL})
         _boxes(arguments)
     else:

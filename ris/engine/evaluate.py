@@ -87,5 +87,5 @@ def evaluate(
     result |= {"checkpoint": str(checkpoint), "precision": precision}
     result |= {"fast_convolutions": fast_convolutions}
     if is_main_process():
-        write_json(work_dir / "metrics.json", result)
+        write_json(work_dir / "metrics.json", result, default=str)
     return result

@@ -73,7 +73,9 @@ class GroundMetric(MergingMetric):
         picture = batch["picture_index"][batch["caption_of_phrase"]].tolist()
         kept = {
             "sizes": [batch["original_sizes"][place] for place in picture],
-            **{name: batch[name] for name in ("keys", "truth", "types")},
+            **{name: batch[name] for name in ("keys", "types")},
+            # As numbers: a tensor from a worker holds a file descriptor for as long as it lives.
+            "truth": [boxes.tolist() for boxes in batch["truth"]],
         }
         if answers and answers[0].box is not None:
             kept["boxes"] = torch.stack([answer.box for answer in answers]).double()
@@ -111,7 +113,7 @@ class GroundMetric(MergingMetric):
                     None if masks is None else masks[index],
                     kept["sizes"][index],
                 ),
-                kept["truth"][index],
+                torch.tensor(kept["truth"][index], dtype=torch.float64).reshape(-1, 4),
                 phrase=key[1],
                 types=kept["types"][index],
             )

@@ -72,12 +72,12 @@ class StateHook(Hook):
     def _finish_together(self, runner: Any) -> None:
         """No process leaves before the first one has written the state: launchers end them all as
         soon as one is gone."""
-        error: CheckpointError | None = None
+        error: Exception | None = None
         try:
             self._finish(runner)
             if is_main_process():
                 (self.store.folder / "stopped").touch()  # tells train.sh, past torchrun's own code
-        except CheckpointError as failed:
+        except Exception as failed:  # whatever it is, the others wait to hear of it
             error = failed
         if not self.stop.all_well(error is None):
             raise error or CheckpointError("the first process could not write its last checkpoint")

@@ -159,7 +159,7 @@ def train(
         "precision": config.optim.precision if lowered else "fp32",  # of the scores
     }
     if is_main_process():
-        write_json(work_dir / "metrics.json", result)
+        write_json(work_dir / "metrics.json", result, default=str)
         curves.draw(work_dir)
     return result
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from refer.evaluation import GROUNDING_PROTOCOLS, load_predictions
 from ris.engine.ground_metric import GroundMetric
@@ -32,3 +36,40 @@ def test_a_box_beyond_the_edge_is_cut_only_where_asked(tmp_path, clamp, box, iou
     evaluator, header = load_predictions(tmp_path / "boxes_val.jsonl")
     assert list(evaluator.items[0].boxes[0]) == pytest.approx(box, abs=1e-4)
     assert header["clamp"] is clamp
+
+
+PHRASES = 5
+
+
+class Boxes(Dataset[dict[str, Any]]):
+    """Pictures of as many phrases, each with a tensor of its own."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        box = [[0.0, 0.0, 4.0, 4.0]]
+        return {"truth": [torch.tensor(box, dtype=torch.float64) for _ in range(PHRASES)]}
+
+
+def test_workers_tensors_are_let_go(tmp_path):
+    """Each holds a file descriptor, of which a process may have a thousand."""
+    keys = [(str(picture), phrase) for picture in range(40) for phrase in range(PHRASES)]
+    metric = GroundMetric(GROUNDING_PROTOCOLS["reftr"], None, {"split": "val"}, keys, tmp_path)
+    answer = GroundAnswer(torch.tensor([0.5, 0.5, 1, 1]), None)
+    before, most = len(os.listdir("/proc/self/fd")), 0
+    loader = DataLoader(Boxes(), batch_size=None, num_workers=1)
+    for picture, item in enumerate(loader):
+        batch = {
+            "picture_index": torch.tensor([0]),
+            "caption_of_phrase": torch.zeros(PHRASES, dtype=torch.int64),
+            "original_sizes": [(4, 4)],
+            "keys": keys[picture * PHRASES : (picture + 1) * PHRASES],
+            "types": [()] * PHRASES,
+            **item,
+        }
+        metric.process(batch, [answer] * PHRASES)
+        del batch, item
+        most = max(most, len(os.listdir("/proc/self/fd")) - before)
+    assert most < 60
+    assert metric.evaluate(1)["Acc@0.5"] == 100
