@@ -15,7 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
 from refer import REFER
@@ -380,36 +379,6 @@ def test_pickled_dataset_is_the_same_and_leaves_refer_behind(refer: REFER) -> No
     again = pickle.loads(content)
     assert again.data_hash == dataset.data_hash
     assert torch.equal(again[0]["masks"], dataset[0]["masks"])
-
-
-@pytest.mark.parametrize(
-    ("name", "split_by", "splits"),
-    [
-        ("refcoco", "mini", ["train", "val"]),
-        ("refcoco", "unc", ["val", "testA", "testB"]),
-        ("refcoco+", "unc", ["val", "testA", "testB"]),
-        ("refcocog", "umd", ["val", "test"]),
-        ("refcocog", "google", ["val"]),
-    ],
-)
-def test_real_data(shared: Path, name: str, split_by: str, splits: list[str]) -> None:
-    folder = shared / "data" / "refer_mini"
-    counts = json.loads((folder / "counts.json").read_text())
-    refer = REFER(folder, name, split_by)
-    for split in splits:
-        pictures = PictureDataset(refer, split, 512, overlap="drop")
-        refs = RefDataset(refer, split, 512, sentence_mode="all", overlap="drop")
-        found = [len(pictures), len(refs.refs), len(refs)]
-        assert found == counts[f"{name}({split_by}) {split}"]
-        assert pictures.data_hash == refs.data_hash
-        item = pictures[0]
-        ann, height, width = (
-            refer.Anns[refer.Refs[item["ref_ids"][0]]["ann_id"]],
-            *item["original_size"],
-        )
-        layers = coco.decode(coco.frPyObjects(ann["segmentation"], height, width)).sum(2)
-        rows, columns = ((2 * np.arange(512) + 1) * side // 1024 for side in (height, width))
-        assert np.array_equal(item["masks"][0].numpy(), (layers == 1)[rows][:, columns])
 
 
 def test_a_mixture_tells_pictures_of_one_id_apart(tmp_path: Path) -> None:
