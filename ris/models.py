@@ -50,7 +50,7 @@ class VPDRefer(BaseModel):
         cache_dir: folder where latents of training pictures and text features are kept on disk, for
             every run with the same weights and sizes; None keeps none.
         cache_dtype: 'float32' keeps every bit, 'float16' half the space.
-        park_encoders: once `park` is called, VAE and text encoder wait in a file in `cache_dir` in
+        park_encoders: once `park` is called, VAE and text encoder wait in files in `cache_dir` in
             every training step whose pictures and sentences are all kept.
         ignore_sentence: every expression is read as the same word, which shows how far the
             picture alone leads.

@@ -193,9 +193,8 @@ class DiffusionBackbone(nn.Module):
             for sentence in set(sentences) - set(found):
                 stored = kept.get(cache.digest_of(sentence.encode()))
                 if stored is not None:
-                    found[sentence] = stored.to(
-                        device, non_blocking=True
-                    )  # once, and not at every use
+                    # Once, and not at every use.
+                    found[sentence] = stored.to(device, non_blocking=True)
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
             self._wake("text_encoder")
@@ -237,7 +236,7 @@ class DiffusionBackbone(nn.Module):
         )
 
     def park(self, root: str | Path) -> int:
-        """From now on, in training mode, the VAE's and the text encoder's weights wait in a file
+        """From now on, in training mode, the VAE's and the text encoder's weights wait in files
         under `root` wherever no picture and no sentence is new (see `vpd.parking`).
 
         Each by itself: a new sentence does not wake the VAE. For a model that lies where it will

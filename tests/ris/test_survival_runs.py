@@ -138,6 +138,7 @@ def on_two(train_arguments, launch, tmp_path_factory) -> Path:
             *shared,
             "optim.lr=0.0",
             "optim.ema=0.5",
+            "schedule.val_interval=1",
         ],
     )
     return folder
@@ -182,6 +183,11 @@ def test_sharded_weights_learn_as_whole_ones(on_two, task):
 def test_an_average_of_sharded_weights_gives_way_to_them_again(on_two):
     metrics = json.loads((on_two / "averaged/metrics.json").read_text())
     assert metrics["epochs"] == 2
+    logs = "".join(path.read_text() for path in (on_two / "averaged").glob("*/*.log"))
+    # Two validations, of which only the first was a new best.
+    assert "Epoch(val) [1]" in logs
+    assert "Epoch(val) [2]" in logs
+    assert logs.count("best oIoU so far") == 1
     state = final_state(on_two / "averaged")
     assert all(value.isfinite().all() for value in state.values())
 
