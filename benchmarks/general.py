@@ -20,11 +20,12 @@ SHOWN = ("val_gIoU", "val_cIoU", "val_N_acc", "val_T_acc", "val_GREC_F1_score", 
 
 def cells(scores: dict[str, Any], folder: Path, split: str) -> dict[str, str]:
     """The scores in percent, and what saying nothing would score on the same items."""
-    from refer.evaluation import gres
+    from refer.evaluation import gres_records, gres_scores
 
     found = {column: f"{_percent(column, scores[column]):.2f}" for column in COLUMNS}
     details = folder / f"grefshapes_{split}_detailed_results.json"
-    empty = gres.always_empty(gres.load(details).records)  # whatever was said of them
+    # Whatever was said of them.
+    empty = gres_scores.always_empty(gres_records.load(details).records)
     return {**found, "always_empty_gIoU": f"{empty['gIoU']:.2f}"}
 
 

@@ -146,7 +146,7 @@ def published(model: VPDRefer, picture: Tensor, asked: Sequence[str], masks: Ten
 def ours(model: VPDRefer, picture: Tensor, asked: Sequence[str], masks: Tensor) -> Tensor:
     """One picture's sentences as `ris test` runs them; predicted masks bool [S, H, W]."""
     use_kernel(model, "sdpa")
-    model.backbone._text_cache.clear()  # no sentence is known from an earlier round
+    model.backbone.texts.forget()  # no sentence is known from an earlier round
     device = next(model.parameters()).device
     pred = model(normalise(picture.to(device)), list(asked), mode="predict",
                  picture_index=torch.zeros(len(asked), dtype=torch.long))  # fmt: skip

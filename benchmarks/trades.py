@@ -138,7 +138,7 @@ def measure(
 
 def run(model: VPDRefer, picture: torch.Tensor, asked: list[str]) -> torch.Tensor:
     """One picture's sentences as `ris test` runs them: bool [S, H, W] on the CPU."""
-    model.backbone._text_cache.clear()
+    model.backbone.texts.forget()
     image = normalise(picture.to(next(model.parameters()).device))
     index = torch.zeros(len(asked), dtype=torch.long)
     return model(image, asked, mode="predict", picture_index=index).cpu()

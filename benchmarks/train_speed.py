@@ -160,7 +160,8 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     if way.endswith("parked"):  # `model.park_encoders`
         place = tempfile.TemporaryDirectory()
         atexit.register(place.cleanup)
-        model.backbone.park(place.name)
+        model.park_encoders, model.cache_dir = True, place.name
+        model.park()
     loaded = peak_memory(device)
     ((picture, asked, masks),) = workload(1, batch, side)
     image = normalise(picture.to(device)).expand(batch, -1, -1, -1)
@@ -170,7 +171,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
 
     def step() -> None:
         if way == "published":
-            model.backbone._text_cache.clear()
+            model.backbone.texts.forget()
         with autocast(device, arguments.precision):
             loss = model(image, asked, masks, mode="loss", picture=names)["loss"]
         wrapper.update_params(loss)

@@ -70,6 +70,17 @@ def keep_heap() -> bool:
     return done
 
 
+def give_back() -> bool:
+    """Return to the system, once, what the heap keeps free; whether anything was.
+
+    For a moment after which much less is needed: what a block leaves behind is of use to others
+    only where it is as large as what they ask for. Linux with glibc only.
+    """
+    if not _is_glibc():
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))
+
+
 def described() -> str:
     """What metrics.json says of the allocator: `keeps its heap` or `the system's`, and the
     variables that are set."""

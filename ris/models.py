@@ -15,6 +15,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
 from refer.transforms import normalise
+from ris import allocator
 from ris.errors import OptionError
 from ris.heads import build_head, reads_words
 from ris.losses import MaskLoss
@@ -179,7 +180,9 @@ class VPDRefer(BaseModel):
         on its device. Returns the bytes that a step spares."""
         if not self.park_encoders or self.cache_dir is None:
             return 0
-        return self.backbone.park(self.cache_dir)
+        parked = self.backbone.park(self.cache_dir)
+        allocator.give_back()  # many small weights leave gaps that no activation fits
+        return parked
 
     def fast_convolutions(self) -> None:
         """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,

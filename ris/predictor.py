@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refer.pictures import open_picture
 from refer.transforms import normalise, resize_picture
-from ris import checkpoints, hub
+from ris import cards, checkpoints, hub
 from ris.devices import choose_device, choose_dtype
 from ris.download import fetch_picture, is_url
 from ris.errors import OptionError
@@ -91,7 +91,7 @@ class Predictor:
         elif revision is not None:
             raise OptionError(f"revision {revision!r} is for a Hub id; {path} is none")
         model = checkpoints.load(path, **options)
-        info = checkpoints.read_config(path)["info"] if Path(path).is_dir() else {}
+        info = cards.read_config(path)["info"] if Path(path).is_dir() else {}
         trained_at = info.get("image_size", 512)
         size = trained_at if image_size is None else image_size
         return cls(model, size, device, dtype, info, fast_convolutions)

@@ -9,7 +9,6 @@ A latent depends on the picture alone, a context on the sentence alone: `encode_
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from torch import Tensor, nn
 from vpd import attention, cache, convolution, int8, text, weights
 from vpd import trades as trade
 from vpd.errors import ConfigError
+from vpd.kept_texts import KeptTexts
 from vpd.parking import Parking
 from vpd.unet import STRIDES, FeaturePyramid, UNetFeatures
 from vpd.zoo import named
 
 UNET_MODES = ("frozen", "finetune", "lora")
-TEXT_CACHE_BYTES = 256 * 2**20
 
 
 class DiffusionBackbone(nn.Module):
@@ -121,8 +120,7 @@ class DiffusionBackbone(nn.Module):
             compiled=compiled,
         )
         self._set_unet_mode(lora_rank)
-        self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._texts_on_disk: cache.TensorCache | None = None
+        self.texts = KeptTexts()
         self._parking: dict[str, Parking] = {}
         if channels_last:
             for part in (self.unet, self.vae):
@@ -187,28 +185,14 @@ class DiffusionBackbone(nn.Module):
                 "features"
             )
         device = next(self.unet.parameters()).device
-        found = {s: self._text_cache[s] for s in sentences if s in self._text_cache}
-        kept = self._texts_on_disk
-        if kept is not None:
-            for sentence in set(sentences) - set(found):
-                stored = kept.get(cache.digest_of(sentence.encode()))
-                if stored is not None:
-                    # Once, and not at every use.
-                    found[sentence] = stored.to(device, non_blocking=True)
+        found = self.texts.find(sentences, device)
         fresh = [s for s in dict.fromkeys(sentences) if s not in found]
         if fresh:
             self._wake("text_encoder")
             features = text.encode(self.text_encoder, self.tokenizer, fresh, self.token_length)
             for sentence, feature in zip(fresh, features, strict=True):
-                if kept is not None:
-                    feature = kept.put(cache.digest_of(sentence.encode()), feature).to(device)
-                found[sentence] = feature
-        for sentence in found:
-            self._text_cache[sentence] = found[sentence].detach()
-            self._text_cache.move_to_end(sentence)
-        size = next(iter(found.values())).nbytes
-        while len(self._text_cache) * size > TEXT_CACHE_BYTES:
-            self._text_cache.popitem(last=False)
+                found[sentence] = self.texts.store(sentence, feature)
+        self.texts.remember(found)
         return torch.stack([found[s].to(device, non_blocking=True) for s in sentences])
 
     def fast_convolutions(self) -> int:
@@ -231,7 +215,7 @@ class DiffusionBackbone(nn.Module):
         width = self.text_encoder.config.hidden_size
         depends = [cache.weights_digest(self.text_encoder), str(self.token_length)]
         depends.append(f"padded with {self.tokenizer.pad_token}")
-        self._texts_on_disk = cache.TensorCache(
+        self.texts.on_disk = cache.TensorCache(
             root, "texts", depends, (self.token_length, width), dtype
         )
 
@@ -365,10 +349,10 @@ class DiffusionBackbone(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> DiffusionBackbone:
         """Moving or casting the module makes cached text features stale."""
-        if hasattr(self, "_text_cache"):
+        if hasattr(self, "texts"):
             if self._parking:
                 raise ConfigError("parked weights stay where they are; move or cast before")
-            self._text_cache.clear()
+            self.texts.forget()
             self.features.time.forget()
             if self._tiny_latents is not None:  # no submodule: it is in no checkpoint
                 self._tiny_latents.encoder._apply(fn)

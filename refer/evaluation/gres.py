@@ -21,24 +21,17 @@ alone; N-acc is TP / (TP + FN), T-acc TN / (TN + FP).
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refer.errors import DataFileError, MissingDataError
+from refer.evaluation.gres_scores import GresRecord, score
 from refer.evaluation.protocol import EvaluationError, ints
-from refer.files import write_json
 from refer.options import OverlapRule, check_option
 
-THRESHOLDS = (0.7, 0.8, 0.9)
-_EXACT = tuple(Fraction(repr(x)) for x in THRESHOLDS)
 NoTargetRule = Literal["head", "pixels"]
 MaskSize = Literal["input", "original"]
 
@@ -82,26 +75,6 @@ class GresProtocol:
             f"{rule}; masks at {self.size} size; overlapping parts of an outline: "
             f"{self.overlap or 'rule not recorded'}; Pr@X over items with targets, IoU >= X"
         )
-
-
-class GresRecord(NamedTuple):
-    """One item. ``source`` is its data set; ``n_targets`` 0 where nothing is named."""
-
-    source: str
-    img_id: int
-    ref_id: int
-    sent_id: int
-    sent: str
-    n_targets: int
-    pred_nt: bool
-    intersection: int
-    union: int
-    pred_area: int
-
-    @property
-    def gt_nt(self) -> bool:
-        """Whether the sentence names nothing in the picture."""
-        return self.n_targets == 0
 
 
 class GresEvaluator:
@@ -232,153 +205,6 @@ class GresEvaluator:
             pooled = score(self.records)
             found["full"] = {k: v for k, v in pooled.items() if not k.endswith("_acc")}
         return found
-
-
-def score(records: Sequence[GresRecord]) -> dict[str, float]:
-    """The scores of one source's items (see `GresEvaluator.compute`)."""
-    tally = {"TP": 0, "FN": 0, "FP": 0, "TN": 0}
-    total_i = total_u = 0
-    ious: list[float] = []
-    passed = [0] * len(THRESHOLDS)
-    for record in records:
-        iou = 0.0
-        if record.gt_nt and record.pred_nt:
-            tally["TP"] += 1
-            iou = 1.0
-        elif record.gt_nt:
-            tally["FN"] += 1
-            total_u += record.union
-        elif record.pred_nt:
-            tally["FP"] += 1
-            total_u += record.union
-        else:
-            tally["TN"] += 1
-            total_i += record.intersection
-            total_u += record.union
-            if record.union:
-                iou = record.intersection / record.union
-                exact = Fraction(record.intersection, record.union)
-                for index, threshold in enumerate(_EXACT):
-                    passed[index] += exact >= threshold
-        ious.append(iou)
-    empty, targeted = tally["TP"] + tally["FN"], tally["TN"] + tally["FP"]
-    return {
-        "gIoU": 100 * math.fsum(ious) / len(ious),
-        "cIoU": 100 * total_i / total_u if total_u else 0.0,
-        # Without a single item that names nothing, ReLA gives 0 for both.
-        "T_acc": tally["TN"] / targeted if empty and targeted else 0.0,
-        "N_acc": tally["TP"] / empty if empty else 0.0,
-        **{
-            f"Pr@{threshold:g}": 100 * count / targeted if targeted else 0.0
-            for threshold, count in zip(THRESHOLDS, passed, strict=True)
-        },
-    }
-
-
-def always_empty(records: Sequence[GresRecord]) -> dict[str, float]:
-    """The scores of a system that says "nothing here" to everything: what a score must beat."""
-    return score(
-        [record._replace(pred_nt=True, intersection=0, union=0, pred_area=0) for record in records]
-    )
-
-
-def by_targets(records: Sequence[GresRecord]) -> dict[str, dict[str, float]]:
-    """Items, gIoU and right answers on presence (a share), for 0, 1, 2 and 3 or more targets."""
-    groups: dict[str, list[GresRecord]] = {}
-    for record in records:
-        groups.setdefault(str(record.n_targets) if record.n_targets < 3 else "3+", []).append(
-            record
-        )
-    return {
-        name: {
-            "items": len(group),
-            "gIoU": score(group)["gIoU"],
-            "presence": sum(r.pred_nt == r.gt_nt for r in group) / len(group),
-        }
-        for name, group in sorted(groups.items())
-    }
-
-
-def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Path, Path]:
-    """Write `<dataset>_results.json` and `<dataset>_detailed_results.json`, as ReLA names them.
-
-    The second has ReLA's entries for each item, and with them what scoring again needs and, of the
-    truth, by which rule it was drawn.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    results = [[source, scores] for source, scores in evaluator.compute().items()]
-    details = [
-        {
-            "source": r.source,
-            "img_id": r.img_id,
-            "gt_nt": r.gt_nt,
-            "pred_nt": r.pred_nt,
-            "sent": r.sent,
-            "sent_info": {"ref_id": r.ref_id, "sent_id": r.sent_id, "n_targets": r.n_targets},
-            "I": r.intersection,
-            "U": r.union,
-            "cIoU": r.intersection / r.union if r.union else 0.0,
-            "pred_area": r.pred_area,
-            "overlap": evaluator.protocol.overlap,
-        }
-        for r in evaluator.records
-    ]
-    paths = (folder / f"{dataset}_results.json", folder / f"{dataset}_detailed_results.json")
-    for path, content in zip(paths, (results, details), strict=True):
-        write_json(path, content)
-    return paths
-
-
-def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluator:
-    """The evaluator of a saved `<dataset>_detailed_results.json`, scored under `protocol`.
-
-    The overlap rule is the file's, since its truth was drawn by it; None for older files, which do
-    not say.
-
-    Raises MissingDataError, or DataFileError naming the item, when it cannot be read so.
-    """
-    path = Path(path)
-    protocol = protocol or GresProtocol()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingDataError(f"no file {path}; a test run on grefcoco writes it") from None
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"{path} cannot be read: {error}") from error
-    evaluator = GresEvaluator(replace(protocol, overlap=_overlap(path, content)))
-    for number, item in enumerate(content):
-        try:
-            evaluator.add([_record(item, evaluator.protocol)])
-        except (KeyError, TypeError, EvaluationError) as error:
-            raise DataFileError(f"{path}, item {number}: {error}") from error
-    return evaluator
-
-
-def _overlap(path: Path, content: Sequence[Any]) -> OverlapRule | None:
-    """The rule by which all items' truth was drawn; None where it is not said. Raises
-    DataFileError when they do not agree."""
-    known: dict[str, OverlapRule | None] = {
-        repr(rule): rule for rule in (None, *get_args(OverlapRule))
-    }
-    found = {repr(item.get("overlap")) for item in content if isinstance(item, dict)}
-    if len(found) > 1 or not found <= known.keys():
-        raise DataFileError(
-            f"{path}: items of overlap {', '.join(sorted(found))}; want one of "
-            f"{', '.join(get_args(OverlapRule))} for all of them, or for none"
-        )
-    return known[found.pop()] if found else None
-
-
-def _record(item: Mapping[str, Any], protocol: GresProtocol) -> GresRecord:
-    info = item["sent_info"]
-    nothing = item["pred_nt"]
-    if protocol.no_target == "pixels":
-        nothing = item["pred_area"] < protocol.pixels
-    return GresRecord(
-        item["source"], item["img_id"], info["ref_id"], info["sent_id"], item["sent"],
-        info["n_targets"], bool(nothing), item["I"], item["U"], item["pred_area"],
-    )  # fmt: skip
 
 
 def _masks(masks: Any, name: str) -> NDArray[np.bool_]:

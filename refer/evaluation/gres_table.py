@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from refer.evaluation.grec import GrecProtocol
-from refer.evaluation.gres import GresEvaluator, always_empty, by_targets
+from refer.evaluation.gres import GresEvaluator
+from refer.evaluation.gres_scores import always_empty, by_targets
 
 _COLUMNS = ("gIoU", "cIoU", "N_acc", "T_acc", "Pr@0.7", "Pr@0.8", "Pr@0.9")
 _SHARES = ("N_acc", "T_acc")

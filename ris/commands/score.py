@@ -63,7 +63,7 @@ def _refuse(arguments: argparse.Namespace, what: str, options: dict[str, str]) -
 
 
 def _general(arguments: argparse.Namespace) -> None:
-    from refer.evaluation import gres
+    from refer.evaluation import gres, gres_records
     from refer.evaluation.gres_table import gres_table
     from ris.errors import OptionError
 
@@ -71,7 +71,7 @@ def _general(arguments: argparse.Namespace) -> None:
     if arguments.nt_pixels is not None and rule != "pixels":
         raise OptionError("--nt-pixels is for --nt-rule pixels")
     pixels = 50 if arguments.nt_pixels is None else arguments.nt_pixels
-    print(gres_table(gres.load(arguments.records, gres.GresProtocol(rule, pixels)), "all"))
+    print(gres_table(gres_records.load(arguments.records, gres.GresProtocol(rule, pixels)), "all"))
 
 
 def _boxes(arguments: argparse.Namespace) -> None:

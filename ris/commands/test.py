@@ -122,7 +122,7 @@ def default_logdir(arguments: argparse.Namespace, config: Any, asked: Collection
 def _take_size(config: Any, checkpoint: Path, file: str | None) -> None:
     """Score at the size the checkpoint was trained at, unless a config file was given: what that
     says counts, and a difference is said."""
-    from ris.checkpoints import read_config
+    from ris.cards import read_config
     from ris.sizes import image_size
 
     trained_at = read_config(checkpoint)["info"].get("image_size")

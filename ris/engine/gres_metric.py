@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from refer.evaluation import grec, gres, scored_line
+from refer.evaluation import grec, gres, gres_records, scored_line
 from refer.evaluation.gres_table import grec_table, gres_table
 from ris.boxes import boxes_of
 from ris.engine.merging import MergingMetric, OnScores
@@ -124,7 +124,7 @@ class GresMetric(MergingMetric):
         return scores
 
     def _write(self, scores: dict[str, Any]) -> None:
-        gres.save(self.folder, f"{self.source}_{self.split}", self.masks)
+        gres_records.save(self.folder, f"{self.source}_{self.split}", self.masks)
         print(gres_table(self.masks, self.split))
         if self.grec is not None:
             print(grec_table(self._of_boxes, self.grec, self.split))

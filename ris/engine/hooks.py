@@ -15,7 +15,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from refer.boxes import to_pixels
-from ris import checkpoints
+from ris import cards, checkpoints
 from ris.engine.shard import whole
 from ris.grounding import GroundAnswer
 from ris.models import VPDRefer
@@ -85,7 +85,7 @@ class BestWeightsHook(Hook):
         # a new best, which they gather together where weights are sharded.
         said: list[Any] = [None]
         if is_main_process() and (self.folder / "config.json").is_file():
-            said = [checkpoints.read_config(self.folder)["info"]]
+            said = [cards.read_config(self.folder)["info"]]
         broadcast_object_list(said)
         info = said[0]
         if info is None:

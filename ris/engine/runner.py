@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from refer import REFER
 from refer.grefer import G_REFER
-from ris.checkpoints import read_config
+from ris.cards import read_config
 from ris.engine import curves, data, hooks, report, shard
 from ris.engine.merging import MergingMetric
 from ris.engine.quiet import QuietRunner

@@ -15,10 +15,10 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from torch import Tensor
 
-from ris import checkpoints
 from ris.engine.shard import like, whole
 from ris.engine.store import Snapshot
 from ris.errors import CheckpointError
+from ris.frozen import fingerprint, frozen_names
 from ris.models import VPDRefer
 
 
@@ -30,7 +30,7 @@ def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> S
     machine could fill its memory.
     """
     state = model.state_dict()
-    frozen = checkpoints.frozen_names(model)
+    frozen = frozen_names(model)
     weights = {name: _copy(value) for name, value in state.items() if name not in frozen}
     moments, groups = _optimizer_parts(runner.optim_wrapper.optimizer)
     random_tensors, random_values = _random_state()
@@ -59,7 +59,7 @@ def restore(runner: Any, model: VPDRefer, snapshot: Snapshot) -> None:
         CheckpointError: the model or the frozen weights are others.
     """
     own = model.state_dict()
-    frozen = checkpoints.frozen_names(model)
+    frozen = frozen_names(model)
     values = snapshot.values
     if values["frozen"] != _fingerprint(model, own, frozen):
         raise CheckpointError(
@@ -127,7 +127,7 @@ def _replay_schedules(runner: Any, optimizer: Any, rates: list[float], steps: in
 
 
 def _fingerprint(model: VPDRefer, state: dict[str, Tensor], frozen: set[str]) -> str:
-    return model.frozen_fingerprint or checkpoints.fingerprint(
+    return model.frozen_fingerprint or fingerprint(
         {name: whole(state[name]) for name in sorted(frozen)}
     )
 

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from refer.datasets import PictureDataset
 from refer.files import write_json
-from ris import checkpoints
 from ris.engine import (
     curves,
     data,
@@ -39,7 +38,9 @@ from ris.engine.store import Snapshot, Store
 from ris.engine.tasks import TASKS, best_score, identity, task_of
 from ris.engine.watch import Watchdog
 from ris.errors import OptionError
+from ris.frozen import fingerprint, frozen_names
 from ris.models import VPDRefer
+from ris.stages import start_from
 from vpd import DiffusionBackbone
 
 
@@ -56,7 +57,7 @@ def train(
     torch.manual_seed(config.seed)
     model = build_model(settings)
     initialise(model)  # before `init`, over whose weights the Runner would draw them
-    begun = checkpoints.start_from(model, config.init) if config.get("init") else None
+    begun = start_from(model, config.init) if config.get("init") else None
     lowered = _lower_frozen(model, config) if config.optim.lower_frozen else 0
     if get_world_size() > 1:
         # Here and not by the Runner, which leaves sharded models out.
@@ -218,8 +219,8 @@ def _lower_frozen(model: VPDRefer, config: Config) -> int:
             "with this run's own weights; leave it out"
         )
     state = model.state_dict()
-    names = checkpoints.frozen_names(model)
-    return model.lower_frozen(dtype, checkpoints.fingerprint({name: state[name] for name in names}))
+    names = frozen_names(model)
+    return model.lower_frozen(dtype, fingerprint({name: state[name] for name in names}))
 
 
 def _survival_hooks(

@@ -53,6 +53,33 @@ def test_memory_once_taken_is_not_faulted_in_again(repo):
     assert kept < plain / 10
 
 
+GAPS = """
+import torch
+from pathlib import Path
+from ris import allocator
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+allocator.keep_heap()
+rows = [torch.ones(1 << 18) for _ in range(400)]  # 1 MiB each
+del rows[::2]  # gaps of 1 MiB, the heap's end in use
+before = resident()
+print(allocator.give_back(), before - resident(), all(row.eq(1).all() for row in rows))
+"""
+
+
+@GLIBC
+def test_gaps_of_a_kept_heap_can_be_given_back(repo):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    run = subprocess.run(
+        [sys.executable, "-c", GAPS], capture_output=True, text=True, timeout=200,
+        env=environment | {"PYTHONPATH": str(repo), allocator.SWITCH: "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    given, freed, whole = run.stdout.split()
+    assert (given, whole) == ("True", "True")
+    assert int(freed) > 150 << 20  # of 200 MiB
+
+
 @pytest.mark.skipif(
     not allocator.offered() or "[madvise]" not in allocator.ENABLED.read_text(),
     reason="the kernel has huge pages always or never, not on demand",
@@ -137,6 +164,7 @@ def test_it_can_be_switched_off_and_the_users_own_variables_win(monkeypatch):
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
     assert not allocator.keep_heap()
+    assert not allocator.give_back()
 
 
 @pytest.mark.parametrize(("device", "kept"), [("cpu", [True]), ("auto", [True])])

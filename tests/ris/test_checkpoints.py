@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ris import Predictor, checkpoints
+from ris import Predictor, cards, checkpoints, stages
 from ris.cli import main
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
@@ -82,7 +82,7 @@ def test_other_frozen_weights_are_refused(tmp_path, sd_folder):
 def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path):
     checkpoints.save(system(), tmp_path / "model", epoch=1)
     checkpoints.save(system(), tmp_path / "model", epoch=2)
-    assert checkpoints.read_config(tmp_path / "model")["info"] == {"epoch": 2}
+    assert cards.read_config(tmp_path / "model")["info"] == {"epoch": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -95,7 +95,7 @@ def test_a_failed_save_keeps_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(CheckpointError, match="No space"):
         checkpoints.save(system(), tmp_path / "model", epoch=2)
-    assert checkpoints.read_config(tmp_path / "model")["info"] == {"epoch": 1}
+    assert cards.read_config(tmp_path / "model")["info"] == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -179,7 +179,7 @@ def test_a_later_stage_keeps_what_an_earlier_one_has_tuned(tmp_path, sd_folder):
                 parameter.add_(0.01 * torch.randn_like(parameter))
     checkpoints.save(first, tmp_path / "first")
     second = system("frozen", sd_folder)
-    checkpoints.start_from(second, tmp_path / "first")
+    stages.start_from(second, tmp_path / "first")
     assert torch.equal(answer(first), answer(second))
     checkpoints.save(second, tmp_path / "second")
     again = checkpoints.load(tmp_path / "second")
@@ -193,8 +193,8 @@ def test_a_later_stage_keeps_what_an_earlier_one_has_tuned(tmp_path, sd_folder):
 def test_a_later_stage_without_a_place_for_lora_is_refused(tmp_path, sd_folder):
     checkpoints.save(system("lora", sd_folder), tmp_path / "first")
     with pytest.raises(CheckpointError, match="pass --unet_mode lora"):
-        checkpoints.start_from(system("frozen", sd_folder), tmp_path / "first")
-    checkpoints.start_from(system("lora", sd_folder), tmp_path / "first")
+        stages.start_from(system("frozen", sd_folder), tmp_path / "first")
+    stages.start_from(system("lora", sd_folder), tmp_path / "first")
 
 
 def test_a_whole_folder_pads_as_its_source_does(tmp_path, sd_folder):
@@ -247,7 +247,7 @@ def test_another_runs_score_is_none_to_beat(tmp_path, train_arguments, capsys):
     assert main([*run, str(tmp_path / "b")]) == 0
     own = json.loads((tmp_path / "b" / "metrics.json").read_text())["best_val_oIoU"]
     assert own < 99
-    assert checkpoints.read_config(card.parent)["info"]["val_oIoU"] == own
+    assert cards.read_config(card.parent)["info"]["val_oIoU"] == own
     assert "weights of another run" in capsys.readouterr().out
     card.write_text(json.dumps(content))
     more = [*train_arguments, *out, "--epochs", "2", "--resume", "auto", "--logdir"]

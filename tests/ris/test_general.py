@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from refer.evaluation import gres
+from refer.evaluation import gres, gres_records
 from refer.evaluation.grec import GrecProtocol
 from refer.evaluation.gres_table import gres_table
 from ris.boxes import boxes_of
-from ris.checkpoints import load, read_config, save
+from ris.cards import read_config
+from ris.checkpoints import load, save
 from ris.cli import main
 from ris.engine import settings
 from ris.engine.gres_metric import GresMetric
@@ -230,7 +231,7 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
     assert "always empty" in text
     assert "generalized IoU >= 0.5, F1 = 1" in text
     details = tmp_path / "t" / "grefshapes_val_detailed_results.json"
-    table = gres_table(gres.load(details), "val")
+    table = gres_table(gres_records.load(details), "val")
     assert table in text
     assert main(["score", str(details), "--nt-rule", "pixels", "--nt-pixels", "1"]) == 0
     assert "no target below 1 pixels" in capsys.readouterr().out

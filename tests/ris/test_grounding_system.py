@@ -18,13 +18,14 @@ from refer.evaluation import GROUNDING_PROTOCOLS, load_predictions
 from refer.readers.phrases import save_phrases
 from refer.readers.refer_phrases import refer_phrases
 from ris import Predictor
-from ris.checkpoints import load, save, start_from
+from ris.checkpoints import load, save
 from ris.cli import main
 from ris.engine import optim, settings
 from ris.engine.ground_metric import GroundMetric
 from ris.engine.tasks import TASKS, scored_on, task_of
 from ris.errors import CheckpointError, OptionError
 from ris.grounding import GroundAnswer, GroundRefer
+from ris.stages import start_from
 from vpd import DiffusionBackbone
 
 REFTR = {"type": "RefTRHead", "width": 32, "heads": 4, "feedforward": 32, "dropout": 0.0,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ris import checkpoints
+from ris import cards
 from ris.cli import main
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone
@@ -62,7 +62,7 @@ def test_a_run_learns_the_same_and_its_weights_load(train_arguments, tmp_path, s
     found = load_file(low / "model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    frozen = [checkpoints.read_config(path)["frozen"] for path in (whole, low)]
+    frozen = [cards.read_config(path)["frozen"] for path in (whole, low)]
     assert frozen[0] == frozen[1]
     said = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "low")]
     assert [one["precision"] for one in said] == ["fp32", "bf16"]

@@ -313,11 +313,11 @@ def test_latents_and_texts_on_disk_give_the_same_losses_and_spare_the_encoders(
     plain = loss(VPDRefer(model.backbone, model.head_config, latent_cache_mb=1), None)
     kept = {"cache_dir": str(tmp_path), "latent_cache_mb": 0}
     torch.manual_seed(0)
-    model.backbone._text_cache.clear()
+    model.backbone.texts.forget()
     first = VPDRefer(model.backbone, model.head_config, **kept)
     state = first.state_dict()
     filled = loss(first, content)
-    model.backbone._text_cache.clear()
+    model.backbone.texts.forget()
     second = VPDRefer(model.backbone, model.head_config, **kept)
     second.load_state_dict(state)
 
@@ -328,4 +328,4 @@ def test_latents_and_texts_on_disk_give_the_same_losses_and_spare_the_encoders(
     monkeypatch.setattr("vpd.text.encode", never)
     assert torch.equal(loss(second, content), filled)
     assert torch.isfinite(plain)
-    model.backbone._texts_on_disk = None
+    model.backbone.texts.on_disk = None

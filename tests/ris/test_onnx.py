@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from refer.errors import MissingDataError
-from ris import Predictor, onnx_export
+from ris import Predictor, onnx_export, onnx_graphs
 from ris.cli import main
 from ris.errors import CheckpointError, OptionError
 from ris.general import GeneralRefer
@@ -112,7 +112,7 @@ def test_files_that_differ_from_torch_are_refused(exported, tmp_path, monkeypatc
 @needs_extra
 @pytest.mark.slow
 def test_the_published_head_and_weights_beside_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "INSIDE", 0)
+    monkeypatch.setattr(onnx_graphs, "INSIDE", 0)
     # The predictor's fast convolutions, which wide models get, cannot be traced.
     monkeypatch.setattr(convolution, "MIN_CHANNELS", 32)
     published = predictor("VPDDecoder")

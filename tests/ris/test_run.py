@@ -13,7 +13,7 @@ from PIL import Image
 
 from refer import REFER
 from refer.evaluation import load_records
-from ris import checkpoints
+from ris import cards
 from ris.cli import main
 from ris.engine.store import Store
 
@@ -61,7 +61,7 @@ def test_the_test_command_repeats_the_validation(trained, shapes_root, tmp_path,
     ]  # fmt: skip
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    best = checkpoints.read_config(trained / BEST)["info"]["val_oIoU"]
+    best = cards.read_config(trained / BEST)["info"]["val_oIoU"]
     assert metrics["scores"]["oIoU"] == pytest.approx(best, abs=1e-9)
     printed = capsys.readouterr().out
     assert "oIoU" in printed

@@ -10,7 +10,7 @@ import pytest
 
 from refer.errors import DataFileError, UnknownNameError
 from refer.shapes import generate
-from ris import checkpoints
+from ris import cards
 from ris.commands import options
 from ris.engine import runner, settings
 from ris.engine.data import split_by_of
@@ -112,7 +112,7 @@ def test_blank_sentences_stop_a_run_unless_they_are_skipped(tmp_path):
 )
 def test_what_a_checkpoint_was_trained_on_stands_on_its_card(card, expected, tmp_path):
     described = {"dataset": "refcoco", "trained_on": "refcoco+refcocog", "split": "val"}
-    text = json.dumps({"format": checkpoints.FORMAT, "info": card})
+    text = json.dumps({"format": cards.FORMAT, "info": card})
     (tmp_path / "config.json").write_text(text)
     said = {"dataset": "refcoco", "split": "val"}
     assert runner.of_checkpoint(described, tmp_path / "released.pth") == said

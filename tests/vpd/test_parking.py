@@ -114,7 +114,7 @@ def test_a_backbone_sleeps_in_training_only_and_wakes_what_is_needed(tmp_path, b
     assert awake() == ["vae"]
     backbone.eval()(latent, words)
     assert awake() == ["vae"]
-    backbone._text_cache.clear()
+    backbone.texts.forget()
     assert torch.equal(backbone.encode_text(["a dog"]), words)
     assert awake() == ["vae", "text_encoder"]
     backbone.train()(latent, words)

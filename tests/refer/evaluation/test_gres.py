@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from refer.errors import DataFileError, MissingDataError, UnknownNameError
-from refer.evaluation import gres
-from refer.evaluation.gres import GresEvaluator, GresProtocol, GresRecord
+from refer.evaluation import gres_records, gres_scores
+from refer.evaluation.gres import GresEvaluator, GresProtocol
+from refer.evaluation.gres_scores import GresRecord
 from refer.evaluation.gres_table import gres_table
 from refer.evaluation.protocol import EvaluationError
 
@@ -174,11 +175,11 @@ def test_shards_merge_to_the_whole_and_sources_are_pooled():
 def test_the_always_empty_row_and_the_strata():
     evaluator = random_evaluator(np.random.default_rng(2), 80)
     records = evaluator.records
-    trivial = gres.always_empty(records)
+    trivial = gres_scores.always_empty(records)
     share = sum(r.gt_nt for r in records) / len(records)
     assert trivial["gIoU"] == pytest.approx(100 * share)
     assert (trivial["cIoU"], trivial["N_acc"], trivial["T_acc"]) == (0.0, 1.0, 0.0)
-    strata = gres.by_targets(records)
+    strata = gres_scores.by_targets(records)
     assert list(strata) == ["0", "1", "2", "3+"]
     assert sum(s["items"] for s in strata.values()) == len(records)
     mean = sum(s["items"] * s["gIoU"] for s in strata.values()) / len(records)
@@ -187,7 +188,7 @@ def test_the_always_empty_row_and_the_strata():
 
 def test_saved_predictions_are_scored_again_without_a_model(tmp_path):
     evaluator = random_evaluator(np.random.default_rng(3), 40)
-    results, details = gres.save(tmp_path, "grefcoco", evaluator)
+    results, details = gres_records.save(tmp_path, "grefcoco", evaluator)
     assert [path.name for path in (results, details)] == [
         "grefcoco_results.json", "grefcoco_detailed_results.json",
     ]  # fmt: skip
@@ -196,8 +197,8 @@ def test_saved_predictions_are_scored_again_without_a_model(tmp_path):
     assert set(scores) == {"gIoU", "cIoU", "T_acc", "N_acc", "Pr@0.7", "Pr@0.8", "Pr@0.9"}
     published = {"source", "img_id", "gt_nt", "pred_nt", "sent", "sent_info", "I", "U", "cIoU"}
     assert published <= set(json.loads(details.read_text())[0])
-    assert gres.load(details).compute() == evaluator.compute()
-    pixels = gres.load(details, GresProtocol(no_target="pixels", pixels=5))
+    assert gres_records.load(details).compute() == evaluator.compute()
+    pixels = gres_records.load(details, GresProtocol(no_target="pixels", pixels=5))
     assert all(r.pred_nt == (r.pred_area < 5) for r in pixels.records)
 
 
@@ -206,17 +207,17 @@ def test_the_protocol_names_the_overlap_rule_and_so_does_a_saved_run(tmp_path, r
     evaluator = GresEvaluator(GresProtocol(overlap=rule))
     evaluator.add(random_evaluator(np.random.default_rng(3), 5).records)
     assert f"overlapping parts of an outline: {rule}" in evaluator.protocol.describe()
-    _, details = gres.save(tmp_path, "grefcoco", evaluator)
+    _, details = gres_records.save(tmp_path, "grefcoco", evaluator)
     # The truth was drawn by it: who scores the file again cannot have another.
-    assert gres.load(details, GresProtocol(no_target="pixels")).protocol.overlap == rule
-    assert f"outline: {rule}" in gres_table(gres.load(details), "val")
+    assert gres_records.load(details, GresProtocol(no_target="pixels")).protocol.overlap == rule
+    assert f"outline: {rule}" in gres_table(gres_records.load(details), "val")
     items = json.loads(details.read_text())
     details.write_text(json.dumps([{k: v for k, v in i.items() if k != "overlap"} for i in items]))
-    assert "rule not recorded" in gres.load(details).protocol.describe()
+    assert "rule not recorded" in gres_records.load(details).protocol.describe()
     items[0]["overlap"] = "sum"
     details.write_text(json.dumps(items))
     with pytest.raises(DataFileError, match=f"'{rule}', 'sum'|'sum', '{rule}'.*union, drop"):
-        gres.load(details)
+        gres_records.load(details)
     with pytest.raises(UnknownNameError, match="union, drop"):
         GresProtocol(overlap="sum")
 
@@ -246,8 +247,8 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(EvaluationError, match="no items"):
         evaluator.compute()
     with pytest.raises(MissingDataError, match="test run"):
-        gres.load(tmp_path / "none.json")
+        gres_records.load(tmp_path / "none.json")
     bad = tmp_path / "bad.json"
     bad.write_text('[{"source": "grefcoco"}]')
     with pytest.raises(DataFileError, match="item 0: 'sent_info'"):
-        gres.load(bad)
+        gres_records.load(bad)
