@@ -147,7 +147,7 @@ def measure(way: str, side: int, arguments: argparse.Namespace) -> dict[str, Any
     """One row: steps of one way in this process."""
     device, batch = arguments.device, arguments.batch
     model = build(arguments.size, device, **WAYS[way])
-    model.latent_cache_bytes = 0 if way == "published" else 1 << 30
+    model.latents.in_memory = 0 if way == "published" else 1 << 30
     if way == "published":
         use_kernel(model, "eager")
     if way in ONLY_BF16:

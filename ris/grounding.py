@@ -88,7 +88,7 @@ class GroundRefer(VPDRefer):
         pairs = [(int(start), int(end)) for start, end in spans.tolist()]
         owners = caption_of_phrase.tolist()
         if mode == "loss":
-            latent = self._cached_latent(image, pictures, content)
+            latent = self.latents.encode(self.backbone, image, pictures, content)
         else:
             latent = self.backbone.encode_image(image)
         if picture_index is None:

@@ -5,7 +5,6 @@ Shapes: P pictures, B (picture, sentence) pairs, T tokens, H W pixels, h w laten
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,9 @@ from refer.transforms import normalise
 from ris import allocator
 from ris.errors import OptionError
 from ris.heads import build_head, reads_words
+from ris.kept_latents import KeptLatents
 from ris.losses import MaskLoss
 from vpd import DiffusionBackbone, FeaturePyramid, convolution
-from vpd.cache import TensorCache
 from vpd.precision import lower
 
 READ_BY_THE_HOST = ("picture_index", "caption_of_phrase", "spans")
@@ -46,8 +45,8 @@ class VPDRefer(BaseModel):
         head: config of the mask head (`type='VPDDecoder'` or `type='mmseg.<head>'`).
         class_weight: loss weights of background and referred pixels.
         sentence_batch: pairs run through the UNet at once when predicting.
-        latent_cache_mb: latents of training pictures kept in memory, by path; 0 keeps none.
-            The picture is never augmented and the VAE never trained, so they cannot go stale.
+        latent_cache_mb: latents of training pictures kept in memory, by path; 0 keeps none
+            (see `ris.kept_latents`).
         cache_dir: folder where latents of training pictures and text features are kept on disk, for
             every run with the same weights and sizes; None keeps none.
         cache_dtype: 'float32' keeps every bit, 'float16' half the space.
@@ -94,11 +93,8 @@ class VPDRefer(BaseModel):
         self.test_dtype = torch.float32
         self.frozen_fingerprint: str | None = None
         self.tuned: set[str] = set()  # names of weights that an earlier stage trained
-        self.latent_cache_bytes = latent_cache_mb * 2**20
-        self._latents: OrderedDict[str, Tensor] = OrderedDict()
-        self.cache_dir, self.cache_dtype = cache_dir, cache_dtype
-        self.park_encoders = park_encoders
-        self._latents_on_disk: TensorCache | None = None
+        self.latents = KeptLatents(latent_cache_mb * 2**20, cache_dir, cache_dtype)
+        self.cache_dir, self.park_encoders = cache_dir, park_encoders
         if cache_dir is not None:
             backbone.keep_texts(cache_dir, cache_dtype)
 
@@ -126,7 +122,7 @@ class VPDRefer(BaseModel):
         """
         size = image.shape[-2:]
         if mode == "loss":
-            latent = self._cached_latent(image, picture, content)
+            latent = self.latents.encode(self.backbone, image, picture, content)
             return self._losses(latent, text, size, picture_index, mask, truth)
         latent = self.backbone.encode_image(image)
         if mode == "predict":
@@ -270,48 +266,3 @@ class VPDRefer(BaseModel):
             pictures, index = picture_index[part].unique(return_inverse=True)
             pictures = pictures.to(latent.device, non_blocking=True)
             yield latent.index_select(0, pictures), text[part], index
-
-    def refresh_caches(self) -> None:
-        """Take notice of what other processes have kept on disk since."""
-        if self._latents_on_disk is not None:
-            self._latents_on_disk.refresh()
-
-    def _cached_latent(
-        self,
-        image: Tensor,
-        names: Sequence[str] | None,
-        content: Sequence[bytes] | None = None,
-    ) -> Tensor:
-        on_disk = self._disk(image) if content is not None else None
-        if names is None or not (self.latent_cache_bytes or on_disk is not None):
-            return self.backbone.encode_image(image)
-        ids = list(names)
-        found = {i: self._latents[i] for i in ids if i in self._latents}
-        # One row for every picture not seen before, however often it stands in the batch.
-        fresh = {i: row for row, i in enumerate(ids) if i not in found}
-        for i, row in fresh.items():
-            kept = None
-            if on_disk is not None and content is not None:
-                kept = on_disk.get(content[row])
-            if kept is None:
-                # One by one: rounding depends on a batch's size, and what is kept must depend
-                # neither on the pictures beside it nor on where a resumed run began.
-                kept = self.backbone.encode_image(image[row : row + 1])[0]
-                if on_disk is not None and content is not None:
-                    kept = on_disk.put(content[row], kept)
-            found[i] = kept
-        size = next(iter(found.values())).nbytes
-        for i in ids:
-            if (len(self._latents) + 1) * size <= self.latent_cache_bytes:
-                self._latents.setdefault(i, found[i].cpu())
-        if fresh:
-            return torch.stack([found[i].to(image.device, non_blocking=True) for i in ids])
-        return torch.stack([found[i] for i in ids]).to(image.device, non_blocking=True)
-
-    def _disk(self, image: Tensor) -> TensorCache | None:
-        if self._latents_on_disk is None and self.cache_dir is not None:
-            height, width = image.shape[-2:]
-            self._latents_on_disk = self.backbone.latent_cache(
-                self.cache_dir, (height, width), self.cache_dtype
-            )
-        return self._latents_on_disk

@@ -251,7 +251,7 @@ def test_cached_latents_give_the_same_loss():
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert losses[2] == losses[1]
-    assert set(cached._latents) == {"7", "9"}
+    assert set(cached.latents.by_name) == {"7", "9"}
 
 
 def test_pictures_of_one_id_keep_their_own_latents():
@@ -266,16 +266,16 @@ def test_pictures_of_one_id_keep_their_own_latents():
             cached(image, ["a", "b"], mask, mode="loss", image_id=[5, 5], picture=["x/5", "y/5"])
         for row, name in enumerate(("x/5", "y/5")):
             expected = cached.backbone.encode_image(image[row : row + 1])[0]
-            assert torch.equal(cached._latents[name], expected)
+            assert torch.equal(cached.latents.by_name[name], expected)
 
 
 def test_a_full_latent_cache_takes_no_more(model):
     system = VPDRefer(model.backbone, latent_cache_mb=1)
     image, mask = torch.zeros(5, 3, 64, 64), torch.zeros(5, 64, 64, dtype=torch.uint8)
     one = model.backbone.encode_image(image[:1])
-    system.latent_cache_bytes = 3 * one.numel() * one.element_size()
+    system.latents.in_memory = 3 * one.numel() * one.element_size()
     system(image, list("abcde"), mask, mode="loss", picture=list("12345"))
-    assert len(system._latents) == 3
+    assert len(system.latents.by_name) == 3
 
 
 def test_the_blind_option_ignores_sentences(model):
