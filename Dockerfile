@@ -26,7 +26,7 @@ RUN pip install "$(grep '^torch==' requirements.txt)" \
 
 # Installed in place: configs/ and checkpoints/tiny-t2i are found beside the packages.
 COPY . .
-RUN pip install --no-build-isolation -c requirements.txt -e '.[app]'
+RUN pip install --no-build-isolation -c requirements.txt -c requirements-extras.txt -e '.[app]'
 
 # Whatever it writes belongs to the user of the folder that is mounted: docker run --user "$(id -u)".
 RUN useradd --create-home ris

@@ -42,21 +42,21 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Constraints keep the extras from moving a tested version.
+# Constraints keep the extras from moving a tested version, and are the extras' own tested ones.
 extras: $(EXTRAS)
-$(EXTRAS): $(STAMP)
+$(EXTRAS): $(STAMP) requirements-extras.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
-	    -c requirements.txt -e '.[app,docs,notebook,onnx]'
+	    -c requirements.txt -c requirements-extras.txt -e '.[app,docs,notebook,onnx]'
 	touch $(EXTRAS)
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
-	    -c requirements.txt -e '.[docs]'
+	    -c requirements.txt -c requirements-extras.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The versions in use here, but only of what tests and training want: a fresh environment leaves out
-# extras, and whatever else came in by hand.
-lock: $(STAMP)
+# The versions in use here, but only of what tests and training want, and in a file beside it of what
+# the extras want: a fresh environment leaves out whatever else came in by hand.
+lock: $(EXTRAS)
 	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
 	$(BIN)/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > $(LOCK)/here.txt
 	$(LOCK)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK)/here.txt setuptools torch
@@ -64,7 +64,11 @@ lock: $(STAMP)
 	    -c $(LOCK)/here.txt '.[dev]'
 	$(LOCK)/bin/pip freeze --all --exclude pip --exclude vpd-ris | sed 's/+cpu$$//' \
 	    > $(LOCK)/requirements.txt
-	mv $(LOCK)/requirements.txt requirements.txt && rm -rf $(LOCK)
+	$(LOCK)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    -c $(LOCK)/here.txt '.[app,docs,notebook,onnx]'
+	$(LOCK)/bin/pip freeze --all --exclude pip --exclude vpd-ris | sed 's/+cpu$$//' \
+	    | grep -vxFf $(LOCK)/requirements.txt > $(LOCK)/requirements-extras.txt
+	mv $(LOCK)/requirements.txt $(LOCK)/requirements-extras.txt . && rm -rf $(LOCK)
 
 # What the tools leave behind; runs and checkpoints (work_dirs, checkpoints) are never touched.
 clean:

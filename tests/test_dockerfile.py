@@ -17,6 +17,8 @@ def test_it_fits_the_project(repo):
     ).groups()
     assert int(low) <= minor < int(high)
     assert re.search(r"^torch==\S+$", (repo / "requirements.txt").read_text(), re.M)
+    for lock in re.findall(r"-c (\S+)", text):
+        assert (repo / lock).is_file()
     for extra in re.findall(r"\.\[(\w+)\]", text):
         assert re.search(rf"^{extra} = \[", (repo / "pyproject.toml").read_text(), re.M)
 
