@@ -26,9 +26,10 @@ PICTURES = {"train": 4000, "val": 150, "test_a": 100, "test_b": 100}
 SPLITS = ("val", "testA", "testB")
 PRECISION = "bf16"  # of training, unless told otherwise; all scores are of float32 arithmetic
 KEYS = ("variant", "seed", "epochs", "precision", "recipe")
-# Entries of the model that no recipe's hash counts: with them a run gives the same weights, bit for
-# bit (tests/ris/test_parking.py), so that rows from before they existed are of the same recipe.
-SAME_BITS = ("park_encoders",)
+# Entries that no recipe's hash counts: rows from before they existed are of the same recipe. With
+# them a run gives the same weights, bit for bit (tests/ris/test_parking.py), or the same masks
+# of generated pictures, whose outlines are RLEs (tests/refer/test_masks.py).
+SAME_BITS = (("model", "park_encoders"), ("gres", "drawn_at"))
 Row = dict[str, Any]
 
 
@@ -106,8 +107,8 @@ def recipe_hash(config: str) -> str:
     from ris.engine import settings
 
     found = settings.load(REPO / "configs" / config).to_dict()
-    for name in SAME_BITS:
-        found["model"].pop(name)
+    for part, name in SAME_BITS:
+        found.get(part, {}).pop(name, None)
     text = json.dumps(found, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from refer.errors import DataFileError, UnknownNameError
+from refer.transforms import as_size, resize_mask
 
 Overlap = Literal["union", "drop", "sum"]
 Rle = dict[str, Any]
@@ -40,6 +41,29 @@ def decode(
     that does not fit the picture, or that is none; UnknownNameError for another `overlap`.
     """
     return combine(layers(segmentation, height, width, where), overlap)
+
+
+def decode_at(
+    segmentation: Any,
+    height: int,
+    width: int,
+    size: int | Sequence[int],
+    overlap: Overlap = "union",
+    where: str = "segmentation",
+) -> U8:
+    """As `decode`, of a picture that is squashed to `size`: polygons are drawn there, which moves
+    edges by up to a pixel against a mask that is resized; an RLE is resized (nearest).
+
+    What detectron2 does with annotations, and so ReLA. Raises as `decode` does.
+    """
+    target = as_size(size)
+    parts = _parts(segmentation, where)
+    if isinstance(parts[0], dict):
+        return resize_mask(decode(segmentation, height, width, overlap, where), target)
+    scale = target[1] / width, target[0] / height
+    corners = [np.array(part, np.float64).reshape(-1, 2) * scale for part in parts]
+    scaled = [one.ravel().tolist() for one in corners]
+    return combine(coco.decode(coco.frPyObjects(scaled, *target)), overlap)
 
 
 def encoded(
@@ -84,11 +108,19 @@ def combine(layers: U8, overlap: Overlap = "union") -> U8:
 
 def to_rles(segmentation: Any, height: int, width: int, where: str = "segmentation") -> list[Rle]:
     """One compressed COCO RLE for each drawable part. Raises DataFileError."""
+    parts = _parts(segmentation, where)
+    if isinstance(parts[0], dict):
+        return [_checked_rle(part, height, width, where) for part in parts]
+    return coco.frPyObjects(parts, height, width)
+
+
+def _parts(segmentation: Any, where: str) -> list[Any]:
+    """The RLE dicts of a segmentation, or its drawable polygons, checked."""
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
     if not isinstance(parts, list) or not parts:
         raise DataFileError(f"{where}: want polygons or RLE, got {_brief(segmentation)}")
     if all(isinstance(part, dict) for part in parts):
-        return [_checked_rle(part, height, width, where) for part in parts]
+        return parts
     if not all(isinstance(part, list) for part in parts):
         raise DataFileError(f"{where}: want all polygons or all RLE, got {_brief(segmentation)}")
     polygons = [part for part in parts if len(part) >= 6 and len(part) % 2 == 0]
@@ -99,7 +131,7 @@ def to_rles(segmentation: Any, height: int, width: int, where: str = "segmentati
         )
     for polygon in polygons:
         _check_polygon(polygon, where)
-    return coco.frPyObjects(polygons, height, width)
+    return polygons
 
 
 def _check_polygon(polygon: list[Any], where: str) -> None:

@@ -9,6 +9,9 @@ from refer.errors import UnknownNameError
 # What ground truth is where parts of an outline overlap; `refer.masks` also knows their sum, which
 # is no mask of 0 and 1.
 OverlapRule = Literal["union", "drop"]
+# Where outlines are drawn: at the picture's 'original' size, the mask being resized then (VPD), or,
+# their corners moved, at the network's 'input' size (ReLA).
+DrawnAt = Literal["original", "input"]
 
 
 def check_option(name: str, value: Any, allowed: Any) -> None:

@@ -11,6 +11,7 @@ data = dict(
 )
 gres = dict(
     no_target=None,  # who says "nothing here": 'head', 'pixels', or None: the head, if it has one
+    drawn_at="input",  # outlines: 'input', as ReLA does, or 'original', the mask resized (VPD)
     pixels=50,  # a mask of fewer pixels says "nothing here"
     match="giou",  # boxes of task grec: 'giou', as the published code has it, or 'iou'
 )

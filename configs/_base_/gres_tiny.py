@@ -20,4 +20,4 @@ model = dict(
     loss_weights=dict(total=1.0, minimap=0.01, no_target=0.025),
 )
 data = dict(dataset="grefcoco", overlap="union")
-gres = dict(no_target=None, pixels=50, match="giou")
+gres = dict(no_target=None, drawn_at="input", pixels=50, match="giou")

@@ -11,7 +11,7 @@ import torch
 
 from refer.api import REFER
 from refer.datasets.source import Item, Ref, ReferSplit, TextField
-from refer.options import OverlapRule
+from refer.options import DrawnAt, OverlapRule
 from refer.sentences import OnEmpty, SentenceMode
 
 
@@ -48,6 +48,7 @@ class PictureDataset(ReferSplit):
         on_empty: OnEmpty = "error",
         transform: Callable[[Item], Item] | None = None,
         keep_in_memory: bool = False,
+        drawn_at: DrawnAt = "original",
     ) -> None:
         super().__init__(
             refer,
@@ -60,6 +61,7 @@ class PictureDataset(ReferSplit):
             on_empty,
             transform,
             keep_in_memory,
+            drawn_at,
         )
         groups: dict[int, list[Ref]] = {}
         for ref in self.refs:

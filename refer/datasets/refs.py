@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from refer.api import REFER
 from refer.datasets.source import Item, Ref, ReferSplit, TextField
 from refer.errors import PictureError, UnknownNameError
-from refer.options import OverlapRule
+from refer.options import DrawnAt, OverlapRule
 from refer.sentences import OnEmpty, Sentence, SentenceMode
 
 
@@ -48,6 +48,8 @@ class RefDataset(ReferSplit):
             picture is sound take its place, and the item names it in `broken` (a str). Whoever
             reads the items counts them over all workers; here, a worker that meets more raises.
         content: items also hold `content`, the sha256 (bytes) of their resized pixels.
+        drawn_at: 'original' draws outlines at the picture's size and resizes the mask (nearest), as
+            VPD does; 'input' draws them at `size` (ReLA).
 
     Raises the errors of `refer`, which name file, ref and cure, when built (options, ids, missing
     pictures, empty sentences) or when indexed (damaged pictures and outlines).
@@ -68,6 +70,7 @@ class RefDataset(ReferSplit):
         fraction: float = 1.0,
         max_broken: int = 0,
         content: bool = False,
+        drawn_at: DrawnAt = "original",
     ) -> None:
         super().__init__(
             refer,
@@ -80,6 +83,7 @@ class RefDataset(ReferSplit):
             on_empty,
             transform,
             keep_in_memory,
+            drawn_at,
         )
         if not 0 < fraction <= 1:
             raise UnknownNameError(f"fraction is {fraction}; want more than 0 and at most 1")

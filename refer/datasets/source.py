@@ -23,7 +23,7 @@ from refer.api import REFER
 from refer.errors import DataFileError, MissingDataError, PictureError, UnknownNameError
 from refer.grefer import G_REFER, is_crowd
 from refer.official import NEVER, path_of
-from refer.options import OverlapRule, check_option
+from refer.options import DrawnAt, OverlapRule, check_option
 from refer.pictures import open_annotated, picture_size
 from refer.readers.instances import Annotation
 from refer.sentences import (
@@ -78,14 +78,16 @@ class ReferSplit(Dataset[Item]):
         on_empty: OnEmpty,
         transform: Callable[[Item], Item] | None,
         keep_in_memory: bool = False,
+        drawn_at: DrawnAt = "original",
     ) -> None:
+        check_option("drawn_at", drawn_at, DrawnAt)
         check_option("sentence_mode", sentence_mode, SentenceMode)
         check_option("overlap", overlap, OverlapRule)
         check_option("text_field", text_field, TextField)
         check_option("on_empty", on_empty, OnEmpty)
         self.split, self.size = split, as_size(size)
         self.sentence_mode, self.overlap, self.seed = sentence_mode, overlap, seed
-        self.transform = transform
+        self.drawn_at, self.transform = drawn_at, transform
         self._kept: dict[Path | int, Tensor] | None = {} if keep_in_memory else None
         self.general = isinstance(refer, G_REFER)
         self.dataset = str(refer.data["dataset"])
@@ -150,8 +152,12 @@ class ReferSplit(Dataset[Item]):
         union = np.zeros(self.size, np.uint8)
         for target in self._drawn(ref):
             parts, where = self._outline(ref, target)
-            own = masks.decode(parts, picture.height, picture.width, self.overlap, where)
-            union |= resize_mask(own, self.size)
+            native = picture.height, picture.width
+            if self.drawn_at == "input":
+                union |= masks.decode_at(parts, *native, self.size, self.overlap, where)
+            else:
+                own = masks.decode(parts, *native, self.overlap, where)
+                union |= resize_mask(own, self.size)
         return torch.from_numpy(union)
 
     def _outline(self, ref: Ref, target: Annotation) -> tuple[Any, str]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from refer.evaluation.gres_scores import GresRecord, score
 from refer.evaluation.protocol import EvaluationError, ints
-from refer.options import OverlapRule, check_option
+from refer.options import DrawnAt, OverlapRule, check_option
 
 NoTargetRule = Literal["head", "pixels"]
 MaskSize = Literal["input", "original"]
@@ -49,18 +49,23 @@ class GresProtocol:
         overlap: pixels under several parts of a target's outline are the object's ('union', ReLA)
             or the background's ('drop', VPD and LAVT); None where it is not known. Stated, not
             enforced: the truth is drawn before it comes here.
+        drawn_at: outlines were drawn at the 'input' size (ReLA), or at the picture's 'original' one
+            and resized; None where it is not known. Stated, not enforced.
     """
 
     no_target: NoTargetRule = "head"
     pixels: int = 50
     size: MaskSize = "input"
     overlap: OverlapRule | None = "union"
+    drawn_at: DrawnAt | None = "input"
 
     def __post_init__(self) -> None:
         check_option("no_target", self.no_target, NoTargetRule)
         check_option("size", self.size, MaskSize)
         if self.overlap is not None:
             check_option("overlap", self.overlap, OverlapRule)
+        if self.drawn_at is not None:
+            check_option("drawn_at", self.drawn_at, DrawnAt)
         if self.pixels < 0:
             raise ValueError(f"pixels is {self.pixels}; want 0 or more")
 
@@ -71,8 +76,9 @@ class GresProtocol:
             if self.no_target == "head"
             else f"no target below {self.pixels} pixels"
         )
+        drawn = f"drawn at {self.drawn_at} size" if self.drawn_at else "place not recorded"
         return (
-            f"{rule}; masks at {self.size} size; overlapping parts of an outline: "
+            f"{rule}; masks at {self.size} size; outlines {drawn}, their overlapping parts: "
             f"{self.overlap or 'rule not recorded'}; Pr@X over items with targets, IoU >= X"
         )
 

@@ -13,7 +13,7 @@ from refer.evaluation.gres import GresEvaluator, GresProtocol
 from refer.evaluation.gres_scores import GresRecord
 from refer.evaluation.protocol import EvaluationError
 from refer.files import write_json
-from refer.options import OverlapRule
+from refer.options import DrawnAt, OverlapRule
 
 
 def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Path, Path]:
@@ -38,6 +38,7 @@ def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Pa
             "cIoU": r.intersection / r.union if r.union else 0.0,
             "pred_area": r.pred_area,
             "overlap": evaluator.protocol.overlap,
+            "drawn_at": evaluator.protocol.drawn_at,
         }
         for r in evaluator.records
     ]
@@ -50,8 +51,8 @@ def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Pa
 def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluator:
     """The evaluator of a saved `<dataset>_detailed_results.json`, scored under `protocol`.
 
-    The overlap rule is the file's, since its truth was drawn by it; None for older files, which do
-    not say.
+    How the truth was drawn (overlap rule, size) is the file's; None for older files, which do not
+    say.
 
     Raises MissingDataError, or DataFileError naming the item, when it cannot be read so.
     """
@@ -63,7 +64,9 @@ def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluato
         raise MissingDataError(f"no file {path}; a test run on grefcoco writes it") from None
     except (OSError, ValueError) as error:
         raise DataFileError(f"{path} cannot be read: {error}") from error
-    evaluator = GresEvaluator(replace(protocol, overlap=_overlap(path, content)))
+    overlap = _stated(path, content, "overlap", get_args(OverlapRule))
+    drawn_at = _stated(path, content, "drawn_at", get_args(DrawnAt))
+    evaluator = GresEvaluator(replace(protocol, overlap=overlap, drawn_at=drawn_at))
     for number, item in enumerate(content):
         try:
             evaluator.add([_record(item, evaluator.protocol)])
@@ -72,17 +75,15 @@ def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluato
     return evaluator
 
 
-def _overlap(path: Path, content: Sequence[Any]) -> OverlapRule | None:
-    """The rule by which all items' truth was drawn; None where it is not said. Raises
-    DataFileError when they do not agree."""
-    known: dict[str, OverlapRule | None] = {
-        repr(rule): rule for rule in (None, *get_args(OverlapRule))
-    }
-    found = {repr(item.get("overlap")) for item in content if isinstance(item, dict)}
+def _stated(path: Path, content: Sequence[Any], name: str, allowed: Sequence[Any]) -> Any:
+    """How all items' truth was drawn; None where it is not said. Raises DataFileError when they do
+    not agree."""
+    known = {repr(rule): rule for rule in (None, *allowed)}
+    found = {repr(item.get(name)) for item in content if isinstance(item, dict)}
     if len(found) > 1 or not found <= known.keys():
         raise DataFileError(
-            f"{path}: items of overlap {', '.join(sorted(found))}; want one of "
-            f"{', '.join(get_args(OverlapRule))} for all of them, or for none"
+            f"{path}: items of {name} {', '.join(sorted(found))}; want one of "
+            f"{', '.join(allowed)} for all of them, or for none"
         )
     return known[found.pop()] if found else None
 

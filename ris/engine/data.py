@@ -19,6 +19,7 @@ from refer.datasets import (
     collate_refs,
 )
 from refer.grefer import G_REFER
+from refer.options import DrawnAt
 from ris.engine.sampler import EpochBatches
 from ris.engine.signals import leave_signals_to_the_parent
 from ris.errors import OptionError
@@ -79,6 +80,7 @@ def train_loader(refers: Sequence[REFER], settings: dict[str, Any], device: str)
             size=data["image_size"],
             sentence_mode=data["train_sentences"],
             overlap=data["overlap"],
+            drawn_at=drawn_at(settings),
             text_field=data["text_field"],
             on_empty=data["on_empty"],
             seed=settings["seed"],
@@ -107,11 +109,18 @@ def picture_loader(
         size=data["image_size"],
         sentence_mode=data["eval_sentences"],
         overlap=data["overlap"],
+        drawn_at=drawn_at(settings),
         text_field=data["text_field"],
         on_empty=data["on_empty"],
         keep_in_memory=data["keep_in_memory"],
     )
     return one_by_one(dataset, settings, device, collate_pictures)
+
+
+def drawn_at(settings: dict[str, Any]) -> DrawnAt:
+    """Where outlines are drawn: ReLA's tasks say it, and VPD's have one way."""
+    found: DrawnAt = settings.get("gres", {}).get("drawn_at", "original")
+    return found
 
 
 def batched(

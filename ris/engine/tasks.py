@@ -123,7 +123,8 @@ def gres_protocol(config: Config) -> GresProtocol:
     rule = config.gres.no_target or ("head" if own else "pixels")
     if rule == "head" and not own:
         raise OptionError("gres.no_target = 'head', but the model has no no-target head")
-    return GresProtocol(cast(NoTargetRule, rule), config.gres.pixels, "input", config.data.overlap)
+    drawn = config.data.overlap, config.gres.drawn_at
+    return GresProtocol(cast(NoTargetRule, rule), config.gres.pixels, "input", *drawn)
 
 
 def _gres_metric(

@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from refer import masks
 from refer.errors import DataFileError, UnknownNameError
+from refer.transforms import resize_mask
 
 H, W = 20, 30
 
@@ -52,6 +53,39 @@ def test_overlap_rules(kind):
     assert masks.decode(PARTS[kind], H, W).tolist() == (a | b).tolist()
     assert masks.decode(PARTS[kind], H, W, "drop").tolist() == ((a | b) - OVERLAP).tolist()
     assert masks.decode(PARTS[kind], H, W, "sum").tolist() == (a + b).tolist()
+
+
+@pytest.mark.parametrize("overlap", ["union", "drop"])
+def test_outlines_are_drawn_at_another_size(overlap):
+    """Corners at (x, y) of 20 x 30 pixels are at (2x, y / 2) of 10 x 60."""
+    tall = [rectangle(2, 4, 12, 10), rectangle(8, 6, 20, 16)]
+    wide = [rectangle(4, 2, 24, 5), rectangle(16, 3, 40, 8)]
+    expected = masks.decode(wide, 10, 60, overlap)
+    assert masks.decode_at(tall, H, W, (10, 60), overlap).tolist() == expected.tolist()
+    assert expected.sum() == {"union": 20 * 3 + 24 * 5 - 8 * 2, "drop": 60 + 120 - 2 * 16}[overlap]
+
+
+@pytest.mark.parametrize("kind", ["RLE dicts", "uncompressed RLE dicts"])
+def test_what_is_no_outline_is_resized(kind):
+    expected = resize_mask(filled(*A) | filled(*B), (13, 17))
+    assert masks.decode_at(PARTS[kind], H, W, (13, 17)).tolist() == expected.tolist()
+
+
+def test_a_slanted_edge_moves_against_a_resized_mask_by_a_pixel():
+    corners = [1.0, 1.0, 28.0, 3.0, 9.0, 18.0]
+    drawn = masks.decode_at([corners], H, W, (15, 45))
+    scaled = [corner * (1.5, 0.75)[index % 2] for index, corner in enumerate(corners)]
+    assert drawn.tolist() == coco.decode(coco.frPyObjects([scaled], 15, 45))[:, :, 0].tolist()
+    resized = resize_mask(masks.decode([corners], H, W), (15, 45))
+    differing = int((drawn != resized).sum())
+    assert 0 < differing < 40  # of some 90 pixels along its edges
+
+
+def test_a_part_that_cannot_be_drawn_is_named_at_any_size():
+    with pytest.raises(DataFileError, match="here: a corner at nan"):
+        masks.decode_at([[0, 0, float("nan"), 3, 4, 4]], H, W, 8, where="here")
+    with pytest.raises(DataFileError, match="the picture is"):
+        masks.decode_at(PARTS["RLE dicts"], H, W + 1, 8)
 
 
 def test_dtype_and_layout():

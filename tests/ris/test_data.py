@@ -14,7 +14,7 @@ from PIL import Image
 
 from refer.sentences import draw
 from ris.engine import settings
-from ris.engine.data import open_refer, picture_loader, refs_of, train_loader
+from ris.engine.data import open_refer, picture_loader, pictures_of, refs_of, train_loader
 from ris.engine.tasks import gres_protocol, res_protocol
 
 # Two squares of 32 x 32 that share 16 x 32 pixels of a picture of 64 x 64.
@@ -71,6 +71,20 @@ def test_truth_is_drawn_as_the_protocol_says_in_training_and_evaluation(root, ov
     assert batch["masks"].sum(dim=(1, 2)).tolist() == [PIXELS[overlap]]
     assert res_protocol(config).overlap == overlap
     assert gres_protocol(config_of(root, "gres", data__overlap=overlap)).overlap == overlap
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "drawn_at"),
+    [("res", None, "original"), ("gres", None, "input"), ("gres", "original", "original")],
+)
+def test_outlines_are_drawn_where_the_published_code_draws_them(root, task, asked, drawn_at):
+    entries = {} if asked is None else {"gres__drawn_at": asked}
+    config = config_of(root, task, data__dataset="refcoco", **entries)
+    found, refers = config.to_dict(), open_refer(config.to_dict()["data"])
+    assert refs_of(train_loader(refers, found, "cpu")).drawn_at == drawn_at
+    assert pictures_of(picture_loader(refers, "val", found, "cpu")).drawn_at == drawn_at
+    if task == "gres":
+        assert gres_protocol(config).drawn_at == drawn_at
 
 
 @pytest.mark.parametrize("seed", [0, 3])

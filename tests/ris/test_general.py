@@ -221,7 +221,8 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
     assert main(["train", *arguments(general_root, run, *options)]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"gIoU", "cIoU", "N_acc", "T_acc"} <= set(metrics["scores"])
-    assert "overlapping parts of an outline: union" in metrics["protocol"]["GRES"]
+    drawn = "outlines drawn at input size, their overlapping parts: union"
+    assert drawn in metrics["protocol"]["GRES"]
     best = tmp_path / "model_best_grefshapes"
     assert json.loads((best / "config.json").read_text())["system"] == "GeneralRefer"
     capsys.readouterr()

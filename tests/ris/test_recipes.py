@@ -11,7 +11,7 @@ RELA = {
     "model.head.grid": 10,
     "model.class_weight": (0.9, 1.1),
     "data.overlap": "union",
-    "gres": {"no_target": None, "pixels": 50, "match": "giou"},
+    "gres": {"no_target": None, "drawn_at": "input", "pixels": 50, "match": "giou"},
 }
 REFTR = {
     "model.loss_weights": {"l1": 1.0, "giou": 1.0, "edges": 0.0, "focal": 1.0, "dice": 1.0},

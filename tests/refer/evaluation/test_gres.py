@@ -206,11 +206,11 @@ def test_saved_predictions_are_scored_again_without_a_model(tmp_path):
 def test_the_protocol_names_the_overlap_rule_and_so_does_a_saved_run(tmp_path, rule):
     evaluator = GresEvaluator(GresProtocol(overlap=rule))
     evaluator.add(random_evaluator(np.random.default_rng(3), 5).records)
-    assert f"overlapping parts of an outline: {rule}" in evaluator.protocol.describe()
+    assert f"their overlapping parts: {rule}" in evaluator.protocol.describe()
     _, details = gres_records.save(tmp_path, "grefcoco", evaluator)
     # The truth was drawn by it: who scores the file again cannot have another.
     assert gres_records.load(details, GresProtocol(no_target="pixels")).protocol.overlap == rule
-    assert f"outline: {rule}" in gres_table(gres_records.load(details), "val")
+    assert f"parts: {rule}" in gres_table(gres_records.load(details), "val")
     items = json.loads(details.read_text())
     details.write_text(json.dumps([{k: v for k, v in i.items() if k != "overlap"} for i in items]))
     assert "rule not recorded" in gres_records.load(details).protocol.describe()
@@ -220,6 +220,24 @@ def test_the_protocol_names_the_overlap_rule_and_so_does_a_saved_run(tmp_path, r
         gres_records.load(details)
     with pytest.raises(UnknownNameError, match="union, drop"):
         GresProtocol(overlap="sum")
+
+
+def test_where_outlines_were_drawn_is_the_saved_runs(tmp_path):
+    evaluator = GresEvaluator(GresProtocol(drawn_at="original"))
+    evaluator.add(random_evaluator(np.random.default_rng(3), 5).records)
+    assert "outlines drawn at original size" in evaluator.protocol.describe()
+    assert "outlines drawn at input size" in GresProtocol().describe()  # ReLA's
+    _, details = gres_records.save(tmp_path, "grefcoco", evaluator)
+    assert gres_records.load(details).protocol.drawn_at == "original"
+    items = json.loads(details.read_text())
+    details.write_text(json.dumps([{k: v for k, v in i.items() if k != "drawn_at"} for i in items]))
+    assert "place not recorded" in gres_records.load(details).protocol.describe()
+    items[0]["drawn_at"] = "input"
+    details.write_text(json.dumps(items))
+    with pytest.raises(DataFileError, match="items of drawn_at 'input', 'original'"):
+        gres_records.load(details)
+    with pytest.raises(UnknownNameError, match="original, input"):
+        GresProtocol(drawn_at="here")
 
 
 def test_bad_input_is_named(tmp_path):
