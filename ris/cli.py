@@ -15,7 +15,7 @@ from ris.version import __version__
 
 # Of the disk or the place that was named, and no fault of the program.
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-            errno.EEXIST, errno.EISDIR)  # fmt: skip
+            errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 
 
 def parser() -> Parser:

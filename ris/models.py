@@ -180,6 +180,11 @@ class VPDRefer(BaseModel):
         allocator.give_back()  # many small weights leave gaps that no activation fits
         return parked
 
+    def refresh_caches(self) -> None:
+        """Take notice of what other processes have kept on disk since."""
+        self.latents.refresh()
+        self.backbone.texts.refresh()
+
     def fast_convolutions(self) -> None:
         """Fewer multiplications in backbone and head, equal within rounding: for a CPU, in float32,
         without gradient (see `vpd.convolution`)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ class _Inert:
 
 # Old Stable Diffusion checkpoints pickle this class among their callbacks.
 _INERT_NAMES = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+
+# How torch says that a file names something to be called which is not on the list.
+_OF_CODE = re.compile("unsupported global|allowlisted|not allowed", re.IGNORECASE)
 
 _scalar = np.float64(0).__reduce__()[0]  # numpy's own function that rebuilds a pickled scalar
 
@@ -61,24 +65,36 @@ def load(path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"weights file {path} is empty (0 bytes); download it again")
     if path.suffix == ".safetensors":
         return _load_safetensors(path, size)
-    mmap = zipfile.is_zipfile(path)  # the legacy format (before torch 1.6) cannot be mapped
     try:
+        mmap = _is_stored_zip(path)  # the legacy format (before torch 1.6) cannot be mapped
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error)
-        if "Unsupported" in reason or "not allowed" in reason:
-            refused = next((line for line in reason.splitlines() if "Unsupported" in line), reason)
+        if _OF_CODE.search(reason):
+            refused = next(line for line in reason.splitlines() if _OF_CODE.search(line))
             raise WeightsError(
                 f"{path} was refused: loading it would run code from the file ({refused.strip()}); "
                 "ask its author for a safetensors file"
             ) from error
         raise _damaged(path, size, reason) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path, size, str(error)) from error
+    except Exception as error:  # torch's reader meets damaged bytes with as many as there are
+        raise _damaged(path, size, f"{error}" or type(error).__name__) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _is_stored_zip(path: Path) -> bool:
+    """Whether it is a zip archive. Raises ValueError for one with compressed parts, which torch
+    never writes: a small one could unpack to more than there is memory."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its part {part.filename!r} is compressed")
+    return True
 
 
 def _load_safetensors(path: Path, size: int) -> dict[str, Any]:

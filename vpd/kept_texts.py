@@ -50,6 +50,11 @@ class KeptTexts:
         while len(self._latest) * size > IN_MEMORY:
             self._latest.popitem(last=False)
 
+    def refresh(self) -> None:
+        """Take notice of what other processes have kept on disk since."""
+        if self.on_disk is not None:
+            self.on_disk.refresh()
+
     def forget(self) -> None:
         """Nothing is in memory any more; the disk keeps what it has."""
         self._latest.clear()

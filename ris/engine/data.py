@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,7 @@ from refer.datasets import (
 from refer.grefer import G_REFER
 from refer.options import DrawnAt
 from ris.engine.sampler import EpochBatches
-from ris.engine.signals import leave_signals_to_the_parent
+from ris.engine.signals import LeaveSignalsToTheParent
 from ris.errors import OptionError
 
 
@@ -153,13 +154,26 @@ def one_by_one(
     )
 
 
+@contextmanager
+def workers_end(*loaders: DataLoader[Any]) -> Iterator[None]:
+    """The loaders' worker processes end with the block, however it is left. At the end of Python
+    torch gives each of them five seconds before it loses patience."""
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            iterator, loader._iterator = loader._iterator, None
+            if iterator is not None:  # of persistent workers
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
 def _workers(data: dict[str, Any], device: str) -> dict[str, Any]:
     return {
         "num_workers": data["workers"],
         "persistent_workers": data["workers"] > 0,
         "pin_memory": device == "cuda",
         "timeout": data["loader_timeout"] if data["workers"] else 0,
-        "worker_init_fn": leave_signals_to_the_parent,
+        "worker_init_fn": LeaveSignalsToTheParent() if data["workers"] else None,
         # Of its own: else each new iterator would draw from the run's random state.
         "generator": torch.Generator(),
     }

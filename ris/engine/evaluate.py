@@ -14,6 +14,7 @@ from mmengine.evaluator import Evaluator
 from refer.files import write_json
 from ris import checkpoints
 from ris.engine import launch, optim
+from ris.engine.data import workers_end
 from ris.engine.runner import (
     describe_files,
     device_kind,
@@ -82,7 +83,8 @@ def evaluate(
         test_cfg={},
     )
     describe_files(runner, refer)
-    runner.test()
+    with workers_end(loader):
+        runner.test()
     result = of_checkpoint(result_of(config, model, scores, loader, started), checkpoint)
     result |= {"checkpoint": str(checkpoint), "precision": precision}
     result |= {"fast_convolutions": fast_convolutions}

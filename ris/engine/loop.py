@@ -32,7 +32,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         self.batches.set_epoch(self._epoch, self.batches.consumed)
-        plain_model(self.runner).latents.refresh()
+        plain_model(self.runner).refresh_caches()
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, start=self.batches.first_batch):

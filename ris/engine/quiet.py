@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from ris.engine import loop, state  # loop registers ours
 from ris.engine.hooks import plain_model
 from ris.engine.store import Snapshot
+from ris.errors import CheckpointError
 
 __all__ = ["QuietRunner", "loop"]
 
@@ -77,10 +78,16 @@ class QuietRunner(Runner):
         snapshot = self.resume_state() if self.resume_state else None
         if snapshot is None:
             return
-        state.restore(self, plain_model(self), snapshot)
-        self.run_id = snapshot.values.get("run")
-        place = snapshot.values["place"]
-        self.train_loop.go_to(snapshot.step, place)
+        try:
+            state.restore(self, plain_model(self), snapshot)
+            self.run_id = snapshot.values.get("run")
+            place = snapshot.values["place"]
+            self.train_loop.go_to(snapshot.step, place)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f"{snapshot.folder} lacks what a run goes on from ({type(error).__name__}: "
+                f"{error}); name an older state, or begin anew without --resume"
+            ) from error
         self.logger.info(
             f"resumed after step {snapshot.step}: epoch {place['epoch'] + 1}, "
             f"{place['consumed']} of its samples done"

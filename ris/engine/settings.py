@@ -19,6 +19,7 @@ from vpd.zoo import named
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Backbones that are trained by the recipe of another one, with nothing but the name changed.
 RECIPE_OF = {"sd21": "sd15"}
+SECTIONS = ("model", "data", "optim", "schedule", "survival")
 # What an entry may be beside True or False.
 WORDS = {"model.backbone.checkpointing": ("light",)}
 
@@ -70,10 +71,28 @@ def default_task(dataset: str) -> str:
 
 
 def read(path: str | Path) -> Config:
-    """A config file as it stands. Raises OptionError where there is none."""
-    if not Path(path).is_file():
+    """A config file as it stands: a program in Python, which runs when it is read.
+
+    Raises OptionError where there is none, or it cannot be run, or lacks what every run needs.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise OptionError(f"config {path} does not exist")
-    return Config.fromfile(str(path))
+    if path.suffix != ".py":  # mmengine would also read YAML, in which any tag may run code
+        raise OptionError(f"config {path} is no Python file; want a name that ends in .py")
+    try:
+        config = Config.fromfile(str(path))
+    except Exception as error:  # whatever the file's own statements raise
+        raise OptionError(
+            f"config {path} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    odd = [name for name in SECTIONS if not isinstance(config.get(name), dict)]
+    if odd:
+        raise OptionError(
+            f"config {path} lacks {', '.join(odd)} (each a dict); begin it with "
+            "_base_ = [...], a file of configs/_base_, as those in configs/ do"
+        )
+    return config
 
 
 def chosen_in(
@@ -141,6 +160,8 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
         laid_over["model.head"] = {"_delete_": True, **head}
     config.merge_from_dict(laid_over)
     data = config.data
+    if not isinstance(data.dataset, str):
+        raise OptionError(f"data.dataset is {data.dataset!r}; want the name of a data set")
     if data.token_length is None:
         data.token_length = default_token_length(data.dataset)
     first = parts_of(data.dataset)[0]
@@ -152,13 +173,13 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     data.image_size = image_size(data.image_size)
     if not is_whole(data.token_length) or not 3 <= data.token_length <= 77:
         raise OptionError(f"token length {data.token_length!r} is outside 3 to 77 (CLIP's limit)")
-    if config.get("init") is not None and not Path(config.init).is_dir():
+    if config.get("init") is not None and not Path(str(config.init)).is_dir():
         raise OptionError(
             f"init is {config.init!r}; want the folder of a trained system (model_best_...)"
         )
     if "grounding" in config:
         find_grounding_protocol(config.grounding.protocol)
-    if config.protocol not in PROTOCOLS:
+    if config.protocol not in tuple(PROTOCOLS):
         raise OptionError(f"protocol {config.protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
     ranges.check(_flat(config.to_dict()))
     return config
@@ -180,11 +201,21 @@ def _unknown(name: str, known: list[str], path: str | Path) -> str:
 
 
 def _check_kind(name: str, value: Any, current: Any) -> None:
-    """Raise OptionError for what is no number where the config has one, or True or False: 'false'
-    would count as true, and other values fail only where the number is used."""
+    """Raise OptionError for a value of another kind than the config has: no number, True or False
+    where it has one ('false' would count as true), no string, or no section. Other values would
+    fail only where they are used."""
     words = WORDS.get(name, ())
     if value in words:
         return
+    if isinstance(current, dict) and not isinstance(value, dict):
+        raise OptionError(
+            f"config entry {name} is a section of {', '.join(current)}; set one of these, or the "
+            f"whole by a dict, got {value!r}"
+        )
+    if isinstance(current, str) and not isinstance(value, str | None):
+        raise OptionError(
+            f"config entry {name} wants a string, got {value!r}; the config has {current!r}"
+        )
     if isinstance(value, (str, list, tuple, dict)) and isinstance(current, (int, float)):
         wanted = "True or False" if isinstance(current, bool) else "a number"
         wanted = ", ".join([*words, wanted])

@@ -5,6 +5,7 @@ SIGTERM and SIGUSR1 are what schedulers send before they take a machine back, SI
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
@@ -76,8 +77,23 @@ class StopRequest:
         return int(found)
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """For loader workers: Ctrl-C and a group's SIGTERM reach them too, and the parent needs them
-    to finish its step."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+class LeaveSignalsToTheParent:
+    """For loader workers (`worker_init_fn`): Ctrl-C and a group's SIGTERM reach them too, and the
+    parent needs them to finish its step. Once the parent leaves they obey: it ends them by SIGTERM
+    and waits for them.
+
+    To be made in the parent, and handed to the workers.
+    """
+
+    def __init__(self) -> None:
+        self._parent_leaves = torch.zeros((), dtype=torch.uint8).share_memory_()
+        # Later than multiprocessing's own, which ends the workers, and so before it.
+        atexit.register(self._parent_leaves.fill_, 1)
+
+    def __call__(self, worker: int) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._heed)
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        if self._parent_leaves:
+            os._exit(0)

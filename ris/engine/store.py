@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +26,24 @@ from ris.errors import CheckpointError
 
 FORMAT = "vpd-ris resume 1"
 _NAME = re.compile(r"step_(\d+)")
+_FILE = re.compile(r"\w+\.safetensors")
 _BLOCK = 1 << 24
+UNREADABLE = (OSError, ValueError, RecursionError, msgspec.MsgspecError, SafetensorError)
+
+
+class _File(msgspec.Struct):
+    bytes: int
+    crc32: int
+
+
+class _State(msgspec.Struct):
+    """state.json. `crc32` is that of `values`; states of before it was kept have none."""
+
+    format: str
+    step: int
+    files: dict[str, _File]
+    values: dict[str, Any]
+    crc32: int | None = None
 
 
 @dataclass
@@ -93,6 +111,7 @@ class Store:
                 "step": snapshot.step,
                 "files": files,
                 "values": snapshot.values,
+                "crc32": _checksum_of(snapshot.values),
             }
             card = draft / "state.json"
             card.write_text(json.dumps(state), encoding="utf-8")
@@ -116,22 +135,29 @@ class Store:
         """The checkpoint of a step. Raises CheckpointError when it is damaged, saying how."""
         path = self.path(step)
         try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if state["format"] != FORMAT:
-                raise CheckpointError(f"{path} has format {state['format']!r}, not {FORMAT!r}")
+            text = (path / "state.json").read_text(encoding="utf-8")
+            state = msgspec.convert(json.loads(text), _State)
+            if state.format != FORMAT:
+                raise CheckpointError(f"{path} has format {state.format!r}, not {FORMAT!r}")
+            if state.step != step:
+                raise CheckpointError(f"{path} holds the state of step {state.step}")
+            if state.crc32 is not None and state.crc32 != _checksum_of(state.values):
+                raise CheckpointError(f"{path / 'state.json'} was changed after it was written")
             tensors = {}
-            for name, expected in state["files"].items():
+            for name, expected in state.files.items():
+                if not _FILE.fullmatch(name):
+                    raise CheckpointError(f"{path / 'state.json'} names a file {name!r}")
                 file = path / name
                 size = file.stat().st_size
-                if size != expected["bytes"]:
-                    raise CheckpointError(f"{file} has {size} bytes, not {expected['bytes']}")
-                if _checksum(file) != expected["crc32"]:
+                if size != expected.bytes:
+                    raise CheckpointError(f"{file} has {size} bytes, not {expected.bytes}")
+                if _checksum(file) != expected.crc32:
                     raise CheckpointError(f"{file} was changed after it was written (CRC-32)")
                 tensors[file.stem] = load_file(file)
-            return Snapshot(state["step"], tensors, state["values"], path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+            return Snapshot(state.step, tensors, state.values, path)
+        except CheckpointError:
+            raise
+        except UNREADABLE as error:
             raise CheckpointError(f"{path} is damaged or half written: {error}") from error
 
     def retire(self, snapshot: Snapshot | None, log: logging.Logger) -> None:
@@ -206,6 +232,11 @@ class BackgroundWriter:
             self.store.write(snapshot)
         except Exception as error:  # whatever it is, the training thread must hear of it
             self._error = error
+
+
+def _checksum_of(values: dict[str, Any]) -> int:
+    as_read = json.loads(json.dumps(values))  # whose keys are all strings
+    return zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
 
 
 def _checksum(path: Path) -> int:

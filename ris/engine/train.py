@@ -31,6 +31,7 @@ from ris.engine import (
     survival,
     syncnorm,
 )
+from ris.engine.data import workers_end
 from ris.engine.quiet import QuietRunner, initialise
 from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
 from ris.engine.signals import StopRequest
@@ -142,10 +143,11 @@ def train(
     if begun is not None:
         runner.logger.info(f"weights of {config.init}: {begun}")
     describe_files(runner, refer)
-    with stop.listening():
-        runner.train()
-    if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
-        runner.val_loop.run()
+    with workers_end(train_data, val_data):
+        with stop.listening():
+            runner.train()
+        if not metric.evaluated:  # resumed behind its last epoch: nothing was left to train
+            runner.val_loop.run()
     result = {
         **result_of(config, model, scores, val_data, started),
         f"best_val_{best_score(config)}": runner.message_hub.runtime_info.get("best_score"),

@@ -43,7 +43,17 @@ def test_what_is_written_comes_back_and_old_ones_go(tmp_path):
     assert found.values == snapshot(3).values
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "no state", "half state", "missing"])
+DAMAGED_STATE = {
+    "half state": lambda text: text[:30],
+    "deep state": lambda text: "[" * 100_000,
+    "no files": lambda text: text.replace('"files": {', '"files": null, "other": {'),
+    "another step": lambda text: text.replace('"step": 2', '"step": 7'),
+    "another value": lambda text: text.replace('"consumed": 2', '"consumed": 3'),
+    "a file elsewhere": lambda text: text.replace('"model.saf', '"../model.saf'),
+}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no state", "missing", *DAMAGED_STATE])
 def test_a_damaged_latest_is_skipped_and_named(tmp_path, caplog, damage):
     store = Store(tmp_path, keep=3)
     store.write(snapshot(1))
@@ -56,8 +66,10 @@ def test_a_damaged_latest_is_skipped_and_named(tmp_path, caplog, damage):
         model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "no state":
         state.unlink()
-    elif damage == "half state":
-        state.write_text(state.read_text()[:30])
+    elif damage in DAMAGED_STATE:
+        whole = state.read_text()
+        state.write_text(DAMAGED_STATE[damage](whole))
+        assert state.read_text() != whole
     else:
         model.unlink()
     with caplog.at_level(logging.WARNING):

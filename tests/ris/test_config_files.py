@@ -1,0 +1,55 @@
+"""`--config FILE`: what is no config, and what cannot be laid over one."""
+
+from __future__ import annotations
+
+import pytest
+
+from ris.engine import settings
+from ris.errors import OptionError
+
+BASE = settings.find_config("res", "refshapes", "tiny", None)
+
+
+def test_only_python_is_read_and_nothing_else_runs(tmp_path):
+    made = tmp_path / "made"
+    file = tmp_path / "config.yaml"
+    file.write_text(f'task: !!python/object/apply:os.mkdir ["{made}"]\n')
+    with pytest.raises(OptionError, match=r"config\.yaml is no Python file"):
+        settings.load(file)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "lacks model, data, optim, schedule, survival"),
+        (f"_base_ = [{str(BASE)!r}]\ndata = 1\n", r"lacks data \(each a dict\)"),
+        ("_base_ = ['absent.py']\n", "cannot be read: FileNotFoundError"),
+        ("data = dict(\n", "cannot be read: SyntaxError"),
+        ("1 / 0\n", "cannot be read: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_config_is_named(tmp_path, text, said):
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    with pytest.raises(OptionError, match=rf"own\.py {said}"):
+        settings.load(file)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("data", 1, "data is a section of .*root.*got 1"),
+        ("model", None, "model is a section of .*got None"),
+        ("model.head", 1, "model.head is a section"),
+        ("data.dataset", {}, "data.dataset wants a string, got {}"),
+        ("data.dataset", None, "data.dataset is None; want the name of a data set"),
+        ("data.root", 3, "data.root wants a string, got 3"),
+        ("protocol", [], "protocol wants a string"),
+        ("init", 0, "init is 0; want the folder"),
+        ("data.image_size", 10**9, "from 64 to 8192"),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(entry, value, said):
+    with pytest.raises(OptionError, match=said):
+        settings.load(BASE, {entry: value})
