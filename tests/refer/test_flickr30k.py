@@ -148,6 +148,13 @@ def test_records(folder):
     }
 
 
+def test_what_is_not_visual_has_no_box_whatever_the_annotations_say(folder):
+    boxed = thing(["0", "11"], (1, 1, 21, 41))
+    (folder / "Annotations" / "8.xml").write_text(xml(boxed))
+    men, *_, background = next(iter(flickr30k_phrases(folder, ["val"]))).phrases
+    assert (men.boxes, background.chain, background.boxes) == (((0, 0, 20, 40),), "0", ())
+
+
 def test_the_common_format_takes_all_of_it(folder, tmp_path):
     records = list(flickr30k_phrases(folder))
     save_phrases(tmp_path / "p", records, {})

@@ -14,6 +14,7 @@ import pytest
 from refer import REFER
 from refer.errors import DataFileError, MissingDataError, UnknownNameError
 from refer.grefer import G_REFER
+from refer.masks import decode
 from refer.readers.phrases import load_phrases, save_phrases
 from refer.readers.refer_phrases import corners, evaluation_pictures, refer_phrases
 from refer.readers.referit import referit_phrases
@@ -128,6 +129,20 @@ def test_refshapes(shapes, tmp_path):
         ]
     save_phrases(tmp_path / "p", found, {})
     assert load_phrases(tmp_path / "p").records == found
+
+
+def test_a_mask_of_refshapes_is_of_all_that_a_phrase_names(shapes):
+    raw = json.loads((shapes / "phrases.json").read_text())
+    instances = json.loads((shapes / "instances.json").read_text())
+    outlines = {one["id"]: one["segmentation"] for one in instances["annotations"]}
+    several = 0
+    for record, entry in zip(shapes_phrases(shapes, masks=True), raw, strict=True):
+        for phrase, said in zip(record.phrases, entry["phrases"], strict=True):
+            found = decode({"size": [64, 96], "counts": phrase.mask}, 64, 96)
+            own = [decode(outlines[ann_id], 64, 96) for ann_id in said["ann_ids"]]
+            assert np.array_equal(found, np.max(own, axis=0))
+            several += len(own) > 1
+    assert several
 
 
 def test_refshapes_files_that_do_not_belong_together(shapes, tmp_path):

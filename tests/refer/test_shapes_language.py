@@ -207,6 +207,7 @@ def test_plural_and_empty_expressions(root: Path) -> None:
     copy = json.loads((root / "grefcoco/instances.json").read_text())
     assert copy["annotations"] == records["annotations"]
     seen: Counter[str] = Counter()
+    mixed = 0
     for entry in entries:
         kind = entry["sentences"][0]["kind"]
         seen[kind] += 1
@@ -229,9 +230,15 @@ def test_plural_and_empty_expressions(root: Path) -> None:
                 text[opening.end() :],
             )
             assert sorted(t["id"] for t in understand(rest, scene)) == members, text
+            if entry["split"] == "testB":  # one of them is of a held-out pair, at least
+                own = [thing["words"] for thing in scene if thing["id"] in members]
+                held_out = sum(any({*pair} <= words for pair in HELD_OUT) for words in own)
+                assert held_out
+                mixed += held_out < len(own)
         else:
             assert len(entry["ann_id"]) == 1
     assert min(seen["none"], seen["plural"]) > 250
+    assert mixed
     ids = [entry["ref_id"] for entry in entries]
     sent_ids = [i for entry in entries for i in entry["sent_ids"]]
     assert len(set(ids)) == len(ids)

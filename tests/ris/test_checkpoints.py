@@ -119,6 +119,7 @@ def test_damage_is_named(tmp_path):
         ({k: v for k, v in config.items() if k != "head"}, "lacks head"),
         (config | {"backbone": {"unet": {}}}, "lacks backbone vae, text, options"),
         (config | {"backbone": config["backbone"] | {"options": odd}}, "not know: shape"),
+        (config | {"format": "vpd-ris 2"}, "format 'vpd-ris 2', not 'vpd-ris 1'"),
     ):
         (folder / "config.json").write_text(json.dumps(card))
         with pytest.raises(CheckpointError, match=said):

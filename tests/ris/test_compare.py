@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refer.evaluation import EvaluationError, ItemRecord, ResProtocol, save_records, score
-from refer.evaluation.compare import compare
+from refer.evaluation.compare import CHUNK, _resampled, compare
 from refer.evaluation.records import RecordFile
 from ris.cli import main
 
@@ -72,6 +72,13 @@ def test_the_same_seed_gives_the_same_interval():
     a, b = random_file(1), random_file(2)
     assert compare(a, b, seed=5) == compare(a, b, seed=5)
     assert compare(a, b, seed=5).differences != compare(a, b, seed=6).differences
+
+
+@pytest.mark.parametrize("draws", [1, CHUNK, CHUNK + 1])
+def test_as_many_draws_as_asked_for(draws):
+    """Each of as many pictures as there are."""
+    drawn = _resampled(np.ones((7, 2)), draws, seed=0)
+    assert drawn.tolist() == [[7.0, 7.0]] * draws
 
 
 def test_equal_runs_differ_by_nothing_and_clear_ones_clearly():

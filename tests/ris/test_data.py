@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
 from refer.sentences import draw
 from ris.engine import settings
 from ris.engine.data import open_refer, picture_loader, pictures_of, refs_of, train_loader
+from ris.engine.phrase_data import phrases_of, train_phrases, val_phrases
 from ris.engine.tasks import gres_protocol, res_protocol
 
 # Two squares of 32 x 32 that share 16 x 32 pixels of a picture of 64 x 64.
@@ -104,3 +107,35 @@ def test_the_runs_seed_draws_the_share_of_the_pictures(root):
         (ref,) = refs_of(train_loader(open_refer(config["data"]), config, "cpu")).refs
         kept.add(ref.ref_id)
     assert len(kept) > 1
+
+
+@pytest.mark.parametrize("overlap", ["drop", "union"])
+def test_masks_of_phrases_are_drawn_so_too(root, overlap):
+    config = config_of(root, "rec", data__overlap=overlap, model__head__answers="both").to_dict()
+    for batch in (
+        next(iter(train_phrases([], config, "cpu"))),
+        next(iter(val_phrases([], "val", config, "cpu"))),
+    ):
+        assert set(batch["masks"].sum(dim=(1, 2)).tolist()) == {PIXELS[overlap]}
+
+
+def test_phrases_are_validated_on_the_data_set_that_is_named(root, tmp_path):
+    data = shutil.copytree(root, tmp_path / "data")
+    shutil.copytree(data / "refcoco", data / "refcoco+")
+    for named, source in ((None, "refcoco(unc)"), ("refcoco+", "refcoco+(unc)")):
+        config = config_of(data, "rec", data__val_dataset=named).to_dict()
+        found = phrases_of(val_phrases([], "val", config, "cpu"))
+        assert {record.source for record in found.records} == {source}
+        trained_on = phrases_of(train_phrases([], config, "cpu"))
+        assert {record.source for record in trained_on.records} == {"refcoco(unc)"}
+
+
+def test_loaders_leave_the_runs_random_state_as_it_is(root):
+    """A run that goes on in the middle of an epoch opens another number of them."""
+    config = config_of(root).to_dict()
+    refers = open_refer(config["data"])
+    loaders = train_loader(refers, config, "cpu"), picture_loader(refers, "val", config, "cpu")
+    before = torch.get_rng_state()
+    for loader in loaders:
+        assert len(list(loader)) == 1
+    assert torch.equal(torch.get_rng_state(), before)

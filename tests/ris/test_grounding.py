@@ -12,7 +12,7 @@ from refer.boxes import to_pixels, to_shares
 from ris.errors import OptionError
 from ris.ground_loss import GroundLoss, dice_loss, edge_loss, focal_loss, generalized_iou
 from ris.heads import GroundOutput, PhraseInput, build_head
-from ris.heads.phrase_pixels import expected_box, first_place
+from ris.heads.phrase_pixels import EdgeProfiles, expected_box, first_place
 from ris.phrase_text import ask, bracketed
 from vpd.errors import TextError
 from vpd.text import clean, clip_tokenizer, token_spans
@@ -277,6 +277,29 @@ def test_answers_follow_their_phrases_in_any_order(config):
     shuffled = PhraseInput(words.text, words.words, *own, own[1].tolist(), words.maps)
     for one, two in zip(answers_of(head, words), answers_of(head, shuffled), strict=True):
         assert torch.allclose(one[order], two, atol=1e-4)
+
+
+def test_where_other_tokens_looked_is_no_matter():
+    head, words = trained_like(PIXELS), said()
+    outside = ~words.inside.any(dim=0)
+    maps = [torch.where(outside[None, :, None, None], 9.0, level) for level in words.maps]
+    base = answers_of(head, words)
+    for one, two in zip(base, answers_of(head, words._replace(maps=tuple(maps))), strict=True):
+        assert torch.equal(one, two)
+    inner = [torch.where(outside[None, :, None, None], level, 9.0) for level in words.maps]
+    assert not torch.equal(base[1], answers_of(head, words._replace(maps=tuple(inner)))[1])
+
+
+def test_a_profile_is_the_most_telling_cell_and_the_mean():
+    profiles = EdgeProfiles(2, 8).eval()
+    seen = []
+    profiles.along.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    maps = torch.randn(3, 2, 4, 6)
+    assert profiles(maps).shape == (3, 4, 6)
+    columns = torch.cat([maps.amax(dim=2), maps.mean(dim=2)], dim=1)
+    rows = torch.cat([maps.amax(dim=3), maps.mean(dim=3)], dim=1)
+    assert torch.equal(seen[0][:3], columns)
+    assert torch.allclose(seen[0][3:, :, [0, -1]], rows[:, :, [0, -1]])  # resized to six
 
 
 def test_only_tokens_of_the_phrase_are_pooled():

@@ -27,6 +27,7 @@ from ris.errors import CheckpointError, OptionError
 from ris.grounding import GroundAnswer, GroundRefer
 from ris.stages import start_from
 from vpd import DiffusionBackbone
+from vpd.text import tokenize
 
 REFTR = {"type": "RefTRHead", "width": 32, "heads": 4, "feedforward": 32, "dropout": 0.0,
          "encoder_layers": 1, "decoder_layers": 1}  # fmt: skip
@@ -78,6 +79,30 @@ def test_a_caption_costs_one_pass_whatever_its_phrases(system, monkeypatch):
     assert len(asked(system, image, captions=CAPTIONS[:1], spans=torch.tensor(SPANS[:3]),
                      caption_of_phrase=torch.tensor([0, 0, 0]))) == 3  # fmt: skip
     assert passes == [1]
+
+
+def test_the_last_layers_box_is_the_answer():
+    model = build({**REFTR, "decoder_layers": 3})
+    torch.nn.init.normal_(model.head.box[-1].weight)
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        layers = model(image, CAPTIONS, torch.tensor(OWNERS), torch.tensor(SPANS)).boxes
+    for phrase, answer in enumerate(asked(model, image)):
+        assert torch.allclose(answer.box, layers[-1, phrase], atol=1e-4)
+        assert not torch.allclose(answer.box, layers[0, phrase], atol=1e-2)
+
+
+def test_a_phrase_by_itself_is_what_its_end_token_has_read(system, monkeypatch):
+    given = []
+    monkeypatch.setattr(system.head, "forward", lambda pyramid, said: given.append(said))
+    phrases = [CAPTIONS[owner][slice(*span)] for owner, span in zip(OWNERS, SPANS, strict=True)]
+    with torch.no_grad():
+        system(torch.rand(2, 3, 64, 64), CAPTIONS, torch.tensor(OWNERS), torch.tensor(SPANS))
+    (said,) = given
+    ids = tokenize(system.backbone.tokenizer, phrases, system.backbone.token_length)
+    ends = (ids == system.backbone.tokenizer.eos_token_id).int().argmax(dim=1)
+    whole = system.backbone.encode_text(phrases)
+    assert torch.allclose(said.alone, whole[torch.arange(len(phrases)), ends], atol=1e-5)
 
 
 def test_saved_and_loaded_it_answers_the_same(system, tmp_path):

@@ -29,6 +29,51 @@ def test_phrases_masks_are_given_at_the_pictures_size_by_half_pixel_centres():
     assert found.masks.tolist() == [[[False, False, True, True]]]
 
 
+def test_boxes_are_cut_at_the_pictures_edges():
+    answers = [GroundAnswer(torch.tensor([x, 0.5, 0.5, 1.5]), None) for x in (0.0, 0.5, 1.0)]
+    found = _decide(answers, (40, 80))
+    assert found.boxes.tolist() == [[0, 0, 20, 40], [20, 0, 60, 40], [60, 0, 80, 40]]
+
+
+def test_phrases_of_a_caption_that_was_cut_are_told_of(monkeypatch):
+    head = {"type": "PhrasePixelHead", "channels": 16, "word_channels": 8, "width": 8}
+    model = GroundRefer(DiffusionBackbone.from_name("tiny", "random", token_length=8), head).eval()
+    monkeypatch.setattr(
+        model,
+        "ground",
+        lambda latent, captions, owners, spans, *rest: [
+            GroundAnswer(torch.rand(4), None) for _ in spans
+        ],
+    )
+    asked = [["[a dog] and [a cat]", "a dog beside a very long red [bench]"], ["the [sky]"]]
+    one, two = segment(model, torch.zeros(2, 8, 8, 8), [(4, 4), (3, 5)], asked, (64, 64),
+                       torch.float32, attention=False)  # fmt: skip
+    assert one.expressions == ["a dog", "a cat", "bench"]
+    assert one.truncated == [False, False, True]
+    assert (two.expressions, two.truncated) == (["sky"], [False])
+
+
+@pytest.mark.parametrize(("batch", "latents"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [2])])
+def test_the_unet_is_given_the_pictures_that_a_batch_asks_of(monkeypatch, batch, latents):
+    """And no others, which would cost their time in every batch."""
+    model = VPDRefer(
+        DiffusionBackbone.from_name("tiny", "random", token_length=8), sentence_batch=batch
+    ).eval()
+    seen, asked = [], []
+
+    def logits(given, texts, size, index):
+        seen.append(len(given))
+        asked.extend(zip(texts, given[index, 0, 0, 0].tolist(), strict=True))
+        return torch.zeros(len(texts), 2, 8, 8)
+
+    monkeypatch.setattr(model, "logits", logits)
+    pictures = torch.arange(2.0)[:, None, None, None].expand(2, 8, 8, 8)
+    segment(model, pictures, [(4, 4), (3, 5)], [["a"], ["b", "c"]], (64, 64), torch.float32,
+            attention=False)  # fmt: skip
+    assert seen == latents
+    assert asked == [("a", 0.0), ("b", 1.0), ("c", 1.0)]
+
+
 @pytest.mark.parametrize("batch", [1, 8])
 def test_logits_are_resized_by_half_pixel_centres_before_the_softmax(monkeypatch, batch):
     """Two pictures of other sizes, of which the second is asked twice."""

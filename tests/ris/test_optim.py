@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ris.engine.optim import build_optimizer
+from ris.engine.optim import build_optimizer, parameter_groups
 
 RECIPE = {"lr": 0.1, "weight_decay": 0.02, "amsgrad": False, "precision": "fp32"}
 
@@ -80,3 +80,13 @@ def test_no_weight_moves_before_the_last_part_of_a_step():
         moved.append(not all(map(torch.equal, now, before)))
         before = now
     assert moved == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("scale", [{"0": 2.0, "0.weight": 4.0}, {"0.weight": 4.0, "0": 2.0}])
+def test_of_two_names_that_fit_the_longer_decides(scale):
+    model = network()
+    found = {}
+    for group in parameter_groups(model, 0.02, 0.1, scale):
+        found |= {id(parameter): group.get("lr", 0.1) for parameter in group["params"]}
+    rates = {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rates == {"0.weight": 0.4, "0.bias": 0.2, "2.weight": 0.1, "2.bias": 0.1}

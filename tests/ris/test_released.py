@@ -197,6 +197,21 @@ def test_a_model_that_reads_no_sentence_is_not_written(tmp_path):
     save_released(VPDRefer(backbone), tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"type": "VPDDecoder", "input_norm": True},
+        {"type": "VPDDecoder", "subpixel": 2},
+        {"type": "WordDecoder", "subpixel": 1, "input_norm": False},
+    ],
+)
+def test_other_decoders_are_not_written(tmp_path, head):
+    backbone = DiffusionBackbone.from_name("tiny", "random", token_length=8)
+    with pytest.raises(CheckpointError, match=r"published decoder only, .*; save a folder"):
+        save_released(VPDRefer(backbone, head), tmp_path / "model.pth")
+    assert not list(tmp_path.iterdir())
+
+
 def test_heads_that_differ_by_level_have_no_place():
     from diffusers import AutoencoderKL, UNet2DConditionModel
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from ris.engine.optim import build_optimizer
 from ris.engine.state import capture, restore
-from ris.engine.store import Store
+from ris.engine.store import Snapshot, Store
+from ris.errors import CheckpointError
 
 RECIPE = {"lr": 0.1, "weight_decay": 0.0, "amsgrad": False, "precision": "fp32"}
 
@@ -91,3 +92,51 @@ def test_a_state_of_other_processes_leaves_the_random_state_alone(monkeypatch):
     monkeypatch.setattr("ris.engine.state.get_world_size", lambda: 2)
     restore(runner, runner.model, snapshot)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_damage_is_found_wherever_it_is_in_a_large_file(tmp_path, monkeypatch):
+    """Files are read block by block."""
+    monkeypatch.setattr("ris.engine.store._BLOCK", 100)
+    store = Store(tmp_path)
+    path = store.write(Snapshot(1, {"model": {"w": torch.zeros(1000)}}, {}))
+    assert torch.equal(store.read(1).tensors["model"]["w"], torch.zeros(1000))
+    file = path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    for place in (-1, 2000):
+        damaged = content.copy()
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="CRC-32"):
+            store.read(1)
+
+
+def test_moments_lie_in_memory_as_their_weights_do(tmp_path):
+    """Channels innermost, say; a kernel that updates both at once goes along one order."""
+
+    def convolutional() -> SimpleNamespace:
+        runner = run()
+        layers = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.LazyLinear(1))
+        layers(torch.zeros(1, 4, 4, 4))
+        runner.model = layers.to(memory_format=torch.channels_last)
+        runner.model.frozen_fingerprint, runner.model.tuned = "none", set()
+        runner.optim_wrapper = build_optimizer(runner.model, RECIPE, "cpu")
+        return runner
+
+    def step(runner: SimpleNamespace, count: int) -> None:
+        for number in range(count):
+            torch.manual_seed(number)
+            loss = runner.model(torch.randn(2, 4, 4, 4)).square().mean()
+            runner.optim_wrapper.update_params(loss)
+
+    unbroken, resumed = convolutional(), convolutional()
+    step(unbroken, 2)
+    store = Store(tmp_path)
+    store.write(capture(unbroken, unbroken.model, 2, {"epoch": 0, "consumed": 4}))
+    restore(resumed, resumed.model, store.read(2))
+    for parameter, entries in resumed.optim_wrapper.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert entries[name].stride() == parameter.stride()
+    for runner in (unbroken, resumed):
+        step(runner, 2)
+    for one, two in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 
 from vpd import ConfigError, DiffusionBackbone, TextError, light
 from vpd.attention import KERNELS
@@ -93,24 +94,51 @@ def test_maps_equal_a_plain_softmax(tiny):
     assert torch.allclose(found, total / len(layers), atol=1e-6)
 
 
-def of_shape(layout: str, linear: bool = False) -> DiffusionBackbone:
+def test_maps_are_handed_over_and_not_kept(tiny):
+    """A forgotten map would hold its memory, or that of a whole graph, until the next pass."""
+    with torch.no_grad():
+        tiny(torch.randn(1, 8, 8, 8), torch.randn(1, 16, 64))
+    for processors in tiny.features.map_layers.values():
+        for processor in processors:
+            assert processor.map is None
+            with pytest.raises(RuntimeError, match="run the layer first"):
+                processor.take()
+
+
+def of_shape(layout: str, linear: bool = False, depth: int = 1) -> DiffusionBackbone:
     """The tiny widths with the attention layout of another backbone."""
     zoo = ZOO["tiny"]
     types = {name: ZOO[layout].unet[name] for name in ("down_block_types", "up_block_types")}
     unet = {**zoo.unet, **types, "layers_per_block": 2, "use_linear_projection": linear}
+    unet["transformer_layers_per_block"] = depth
     components = random_components(replace(zoo, unet=unet), seed=1)
     return DiffusionBackbone(components, token_length=16).eval()
 
 
-@pytest.mark.parametrize(("layout", "linear"), [("tiny", False), ("sd15", False), ("sd21", True)])
-def test_pairs_share_a_picture(layout, linear):
+@pytest.mark.parametrize(
+    ("layout", "linear", "depth"),
+    [("tiny", False, 1), ("sd15", False, 1), ("sd21", True, 1), ("sd15", False, 2)],
+)
+def test_pairs_share_a_picture(layout, linear, depth):
     """picture_index gives what repeating the latent gives, through diffusers' own transformers."""
-    backbone = of_shape(layout, linear)
+    backbone = of_shape(layout, linear, depth)
     latent = backbone.encode_image(torch.rand(2, 3, 64, 64) * 2 - 1)
     text = backbone.encode_text(["a", "b", "c"])
     index = torch.tensor([1, 0, 1])
     with torch.no_grad():
         shared, repeated = backbone(latent, text, index), backbone(latent[index], text)
+    for one, other in zip(shared.joined(), repeated.joined(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_pairs_share_a_picture_where_no_way_down_reads_words():
+    zoo = ZOO["tiny"]
+    unet = {**zoo.unet, "down_block_types": ["DownBlock2D"] * 4}
+    backbone = DiffusionBackbone(random_components(replace(zoo, unet=unet), 1), token_length=16)
+    latent, text = torch.randn(2, 8, 8, 8), torch.randn(2, 16, 64)
+    index = torch.tensor([1, 0])
+    with torch.no_grad():
+        shared, repeated = backbone.eval()(latent, text, index), backbone(latent[index], text)
     for one, other in zip(shared.joined(), repeated.joined(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
@@ -203,6 +231,22 @@ def test_checkpointing_changes_no_gradient(mode):
     for other in gradients[1:]:
         assert gradients[0].keys() == other.keys()
         assert all(torch.equal(value, other[name]) for name, value in gradients[0].items())
+
+
+def test_a_light_residual_block_keeps_what_norms_and_convolutions_read():
+    """Two maps each; what lies between a norm and its activation is made again."""
+    block = ResnetBlock2D(in_channels=32, temb_channels=8).requires_grad_(False)
+    hidden, emb = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(1, 8)
+    kept = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept[value.data_ptr()] = value
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        out = light.residual(block, hidden, emb)
+    assert torch.equal(out, block(hidden, emb))
+    assert sum(value.shape == hidden.shape for value in kept.values()) == 4
 
 
 def test_light_checkpointing_leaves_blocks_it_does_not_know_as_they_are(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
@@ -40,6 +42,12 @@ def test_other_weights_or_dtypes_never_meet(tmp_path):
     assert opened(tmp_path, dtype="float16").get(digest_of(b"a")) is None
 
 
+def test_other_shapes_of_as_many_numbers_never_meet(tmp_path):
+    """Pictures in landscape and in portrait."""
+    opened(tmp_path).put(digest_of(b"a"), torch.ones(2, 3))
+    assert TensorCache(tmp_path, "latents", ("weights",), (3, 2)).get(digest_of(b"a")) is None
+
+
 @pytest.mark.parametrize("damage", ["payload", "cut", "crc"])
 def test_a_damaged_record_is_absent_and_can_be_written_anew(tmp_path, damage):
     first = opened(tmp_path)
@@ -68,6 +76,44 @@ def test_two_processes_share_without_writing_to_one_file(tmp_path):
     two.refresh()
     assert torch.equal(two.get(digest_of(b"a")), torch.ones(2, 3))
     assert torch.equal(two.get(digest_of(b"b")), torch.zeros(2, 3))
+
+
+def test_what_others_wrote_is_read_once(tmp_path, monkeypatch):
+    one, two = opened(tmp_path), opened(tmp_path)
+    read = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            read.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(cache, "open", Counted, raising=False)
+    for number in range(3):
+        one.put(digest_of(b"%d" % number), torch.ones(2, 3))
+        two.refresh()
+        two.refresh()
+    assert (len(two), len(read)) == (3, 3)
+
+
+def test_a_record_cut_by_a_full_disk_shifts_none_after_it(tmp_path, monkeypatch):
+    kept = opened(tmp_path)
+    kept.put(digest_of(b"a"), torch.ones(2, 3))
+
+    class Filling(io.FileIO):
+        def write(self, content):
+            super().write(content[:7])
+            raise OSError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(cache, "open", Filling, raising=False)
+        kept.put(digest_of(b"b"), torch.ones(2, 3))
+    later = {digest_of(b"c"): torch.zeros(2, 3), digest_of(b"d"): torch.full((2, 3), 2.0)}
+    for digest, tensor in later.items():
+        kept.put(digest, tensor)
+    for cache_of_run in (kept, opened(tmp_path)):
+        assert len(cache_of_run) == 3
+        for digest, tensor in later.items():
+            assert torch.equal(cache_of_run.get(digest), tensor)
 
 
 def test_a_full_disk_leaves_the_record_out(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_only_train_pictures_and_captions_are_read(root, tmp_path):
     ids = {image["id"] for image in train}
     expected = [c["caption"] for c in content["annotations"] if c["image_id"] in ids]
     assert sorted(text for texts in data.captions for text in texts) == sorted(expected)
+
+
+def test_the_digest_is_of_captions_and_pictures(root, data, tmp_path):
+    images, captions = tmp_path / "images", tmp_path / "captions.json"
+    shutil.copytree(root / "images/refshapes", images)
+    content = (root / "refshapes/captions.json").read_text()
+    captions.write_text(content)
+    last = [one for one in json.loads(content)["images"] if one["split"] == "train"][-1]
+
+    def read() -> str:
+        return CaptionedPictures.read(images, captions, progress=False).sha256
+
+    assert read() == data.sha256
+    captions.write_text(content + "\n")
+    assert read() != data.sha256
+    captions.write_text(content)
+    with open(images / last["file_name"], "ab") as file:
+        file.write(b"\0")
+    assert read() != data.sha256
 
 
 @pytest.mark.parametrize("damage", ["broken", "missing", "size", "no caption", "no split"])
@@ -193,6 +213,9 @@ def test_plain_diffusers_loads_what_was_saved_and_draws(trained):
     first, second = draw(loaded, ["a red star", "a blue ring"], **options)
     assert first.size == (64, 64)
     assert first.tobytes() != second.tobytes()
+    # Its place among the prompts decides, whatever the batch.
+    alone, again = draw(loaded, ["a red star"] * 2, **options, batch=1)
+    assert alone.tobytes() != again.tobytes()
     # Half precision on disk; the same pictures up to rounding.
     own = draw(pipe, ["a red star"], **options)[0]
     pairs = zip(first.tobytes(), own.tobytes(), strict=True)

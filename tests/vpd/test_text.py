@@ -18,6 +18,7 @@ SENTENCES = [
     "caf\u00e9 sign \u201cOPEN\u201d",
     "man w/ tie (blue)!!",
     "don't it's we've",
+    "girl <3 mom &amp;amp; dad",
 ]
 
 

@@ -101,6 +101,7 @@ def test_what_inference_mode_kept_serves_training():
     backbone = build()
     with torch.inference_mode():
         backbone.features.time(torch.zeros(1))
+    assert not backbone.features.time(torch.zeros(1)).is_inference()
     backbone.train()
     latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 64)
     sum(f.square().mean() for f in backbone(latent, text).joined()).backward()

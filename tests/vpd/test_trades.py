@@ -100,6 +100,17 @@ def test_merged_attention_sees_fewer_tokens_at_the_finest_level_only(layout, lev
     assert merged.trade_names == ["merge_tokens=0.5"]
 
 
+@pytest.mark.parametrize(("layout", "cells"), [("sd15", (8, 16)), ("tiny", (4, 8))])
+def test_merging_is_told_of_rows_and_columns_in_their_order(layout, cells, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "vpd.merging.merging",
+        lambda tokens, own, ratio: seen.append(own) or merging(tokens, own, ratio),
+    )
+    run(build(layout, trades={"merge_tokens": 0.5}))
+    assert set(seen) == {cells}
+
+
 def test_int8_equals_rounding_by_hand():
     torch.manual_seed(0)
     linear, x = nn.Linear(16, 8), torch.randn(2, 3, 16)
@@ -158,6 +169,12 @@ def test_tiny_latents_are_on_the_scale_of_the_mode(taesd, tmp_path):
     assert tiny.trade_names == [f"tiny_vae={taesd}"]
     folders = {b.latent_cache(tmp_path, (64, 128)).folder for b in (exact, tiny)}
     assert len(folders) == 2  # kept latents of one are never read as the other's
+    whole.register_to_config(scaling_factor=0.5)
+    whole.save_pretrained(tmp_path / "scaled")
+    scaled = build()
+    scaled.vae.register_to_config(scaling_factor=0.18215)
+    scaled.trade({"tiny_vae": str(tmp_path / "scaled")})
+    assert torch.allclose(scaled.encode_image(picture), expected * 0.5, rtol=1e-5)
     tiny.to(torch.float64)
     assert tiny.encode_image(picture.double()).dtype == torch.float64
 

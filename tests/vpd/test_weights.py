@@ -182,3 +182,19 @@ def test_random_weights_follow_the_seed_and_leave_the_global_one_alone():
     again, other = (weights.random_components(ZOO["tiny"], seed) for seed in (1, 2))
     assert torch.equal(one.unet.conv_in.weight, again.unet.conv_in.weight)
     assert not torch.equal(one.unet.conv_in.weight, other.unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["model.safetensors"], None),
+        (["model.fp16.safetensors"], "fp16"),
+        (["model.fp16.safetensors", "model.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_half_precision_is_read_only_where_there_is_nothing_else(tmp_path, names, found):
+    (tmp_path / "unet").mkdir()
+    for name in names:
+        (tmp_path / "unet" / f"diffusion_pytorch_{name}").touch()
+    assert weights._variant(tmp_path) == found

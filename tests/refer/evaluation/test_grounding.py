@@ -101,6 +101,9 @@ def test_scores_rank_the_boxes_and_equal_ones_stay_in_order():
     evaluator.update("b", [A, FAR], [A], scores=torch.tensor([0.5, 0.5]))
     assert [row["rank"] for row in evaluator.rows()] == [1, 1]
     assert evaluator.items[0].boxes[1] == tuple(map(float, B))
+    many = [[n, 0, n + 10, 10] for n in range(40)]  # as many as a detector gives
+    evaluator.update("c", many, [A], scores=[0.5] * 20 + [0.7] * 20)
+    assert [box[0] for box in evaluator.items[2].boxes] == [*range(20, 40), *range(20)]
 
 
 def test_a_phrase_of_two_types_counts_under_both_and_once_in_all():
@@ -114,6 +117,8 @@ def test_a_phrase_of_two_types_counts_under_both_and_once_in_all():
         "people": 2,
     }
     assert scores["by_type"]["people"]["R@1"] == 50.0
+    evaluator.update("c", FAR, [A], types=["people", "people"])
+    assert evaluator.compute()["by_type"]["people"]["n_items"] == 3
 
 
 def test_no_prediction_is_a_wrong_answer():

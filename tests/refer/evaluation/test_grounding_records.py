@@ -40,6 +40,13 @@ def test_scores_again_without_a_model(tmp_path):
     assert other.compute()["Acc@0.5"] == 100.0
 
 
+def test_repeated_items_are_still_told_of(tmp_path):
+    save_predictions(tmp_path / "p", filled().merge(filled()), {})
+    again, header = load_predictions(tmp_path / "p")
+    assert again.compute()["n_duplicates"] == header["n_duplicates"] == 3
+    assert len(again) == 3
+
+
 def test_any_float_survives_the_file(tmp_path):
     evaluator = GroundingEvaluator()
     evaluator.update("x", np.array([[0.1, 1 / 3, 1e-17 + 1, np.pi]], np.float32), [A])
