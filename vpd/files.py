@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -83,6 +84,19 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def save_file(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write a safetensors file that others may read as they may any new file of this user: by
+    itself the library leaves it to its owner alone.
+
+    Raises OSError or SafetensorError.
+    """
+    path = Path(path)
+    path.touch()
+    mode = path.stat().st_mode  # as the system's mask has it
+    safetensors.torch.save_file(dict(tensors), path)
+    path.chmod(mode)
 
 
 def _is_stored_zip(path: Path) -> bool:

@@ -19,10 +19,11 @@ from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ris.errors import CheckpointError
+from vpd.files import save_file
 
 FORMAT = "vpd-ris resume 1"
 _NAME = re.compile(r"step_(\d+)")

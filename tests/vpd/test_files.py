@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import stat
 import zipfile
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def test_flipped_and_missing_bytes_have_one_kind_of_error(tmp_path, legacy):
         except WeightsError:
             continue
     assert read < 60  # a flip within a tensor's values is not seen
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_what_is_written_is_for_those_that_the_user_lets(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        files.save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == mode
+    assert torch.equal(files.load(tmp_path / "a.safetensors")["weight"], torch.ones(2))
 
 
 def test_a_plain_pickle_is_read_as_far_as_it_is_harmless(tmp_path):
