@@ -158,6 +158,15 @@ DATASETS: dict[str, DataSet] = {
             cure="generate it with: python -m refer.shapes <data root>",
         ),
         DataSet(
+            name="own",
+            splits={"own": ("train", "val", "test")},
+            default_split_by="own",
+            token_length=40,
+            image_folders=("own/images", "images/own"),
+            image_source="your own pictures",
+            cure="make it with: ris import FILE.jsonl <data root> (docs/own_data.md)",
+        ),
+        DataSet(
             name="phraseshapes",
             splits={"": ("train", "val", "testA", "testB")},
             default_split_by="",

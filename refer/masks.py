@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from refer.errors import DataFileError, UnknownNameError
-from refer.transforms import as_size, resize_mask
+from refer.resizing import as_size, resize_mask
 
 Overlap = Literal["union", "drop", "sum"]
 Rle = dict[str, Any]

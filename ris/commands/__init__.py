@@ -12,6 +12,7 @@ from ris.commands import (
     compare,
     convert,
     doctor,
+    import_,
     predict,
     score,
     shapes,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, ModuleType] = {
     "tokens": tokens,
     "convert": convert,
     "shapes": shapes,
+    "import": import_,
     "doctor": doctor,
     "zoo": zoo,
 }

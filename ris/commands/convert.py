@@ -79,6 +79,7 @@ def _to_onnx(arguments: argparse.Namespace, target: Path) -> None:
         source, device="cpu", dtype="float32", compiled=False, attention_kernel="sdpa", **extra
     )
     picture, sentences = onnx_export.generated(onnx_export.square(predictor))
+    print("three graphs are traced and compared with torch: a minute or more", flush=True)
     found = onnx_export.export(
         predictor,
         target,

@@ -21,6 +21,8 @@ def run(arguments: argparse.Namespace) -> None:
     from refer.shapes import generate
     from ris.errors import OptionError
 
+    if not 64 <= arguments.size <= 4096:
+        raise OptionError(f"--size is {arguments.size}; want 64 to 4096 pixels")
     try:
         info = generate(
             arguments.root,

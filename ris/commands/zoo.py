@@ -24,4 +24,4 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if found.cure:
             print(f"   {'':44s} cure: {found.cure}")
-    print("ris train --backbone NAME; Python: DiffusionBackbone.from_name(NAME)")
+    print("ris train --backbone NAME; Python: DiffusionBackbone.from_name(NAME, token_length=40)")

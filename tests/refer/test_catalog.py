@@ -27,6 +27,7 @@ def test_published_split_by():
         "grefcoco": ["unc"],
         "grefshapes": ["unc"],
         "refshapes": ["unc"],
+        "own": ["own"],
         "phraseshapes": [""],
         "flickr30k": [""],
         "referit": [""],

@@ -35,6 +35,7 @@ def main(root: Path, repo: Path) -> None:
     demo(root)
     released(root)
     records(root)
+    own(root, pictures)
 
 
 def data(root: Path) -> list[Path]:
@@ -131,6 +132,22 @@ def records(root: Path) -> None:
     evaluator.update_counts([10, 0], [10, 20], [10, 0], [10, 20], ref_ids=[1, 2], sent_ids=[1, 2])
     header = {"dataset": "refcoco", "split": "val"}
     save_records(root / "records_val.jsonl", evaluator.records, header, protocol)
+
+
+def own(root: Path, pictures: list[Path]) -> None:
+    """`mine/`: pictures of all splits, a mask of their left half, and `annotations.jsonl`."""
+    from PIL import Image
+
+    (root / "mine").mkdir()
+    lines = []
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(255, (0, 0, SIDE // 2, SIDE))
+    mask.save(root / "mine" / "left.png")
+    for split, picture in zip(("train", "train", "val", "test"), pictures, strict=False):
+        shutil.copy(picture, root / "mine")
+        line = {"picture": picture.name, "mask": "left.png", "split": split}
+        lines.append(json.dumps({**line, "sentences": ["the left half", "what is left"]}))
+    (root / "mine" / "annotations.jsonl").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

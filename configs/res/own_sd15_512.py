@@ -1,0 +1,2 @@
+_base_ = ["../_base_/res_sd15.py"]
+data = dict(dataset="own", overlap="union")
