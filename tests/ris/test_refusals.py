@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from ris import saving
 from ris.cli import main
+from ris.commands import zoo
 from ris.commands.listing import many_pictures
 from ris.errors import OptionError
 
@@ -90,3 +92,15 @@ def test_a_port_that_is_none_is_refused_before_weights_are_read(capsys):
     pytest.importorskip("gradio")
     assert main(["app", "--weights", "absent", "--port", "99999"]) == 2
     assert "--port is 99999; want 1 to 65535" in capsys.readouterr().err
+
+
+def test_a_full_gpu_is_answered_with_what_takes_less(monkeypatch, capsys):
+    def full(arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(zoo, "run", full)
+    assert main(["zoo"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ris zoo: error: CUDA out of memory")
+    assert "--precision bf16" in said
+    assert "Traceback" not in said
