@@ -19,6 +19,7 @@ from refer.audit_pictures import SAMPLE, check_pictures
 from refer.audit_report import FileReport, SplitReport
 from refer.catalog import DataSet, find_dataset
 from refer.errors import ReferError
+from refer.files import read_file
 from refer.folders import split_bys
 from refer.grefer import G_REFER
 from refer.official import OFFICIAL, SPLIT_BY_OBJECT, UNSURE, Counts
@@ -108,12 +109,12 @@ def _expected(
     if row.name != "refshapes" or not info.is_file():
         return OFFICIAL.get((row.name, split_by))
     try:
-        counts = json.loads(info.read_text(encoding="utf-8"))["counts"]
+        counts = json.loads(read_file(info, f"no {info}"))["counts"]
         return {
             split: Counts(made["pictures"], made["refs"], made["sentences"])
             for split, made in counts.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         report.problems.append(f"{info}: damaged ({type(error).__name__}: {error}); {row.cure}")
         return None
 

@@ -1,14 +1,69 @@
-"""Files that appear whole or not at all."""
+"""Files that are read whole, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from refer.errors import DataFileError, MissingDataError
+
+
+def check_file(path: str | os.PathLike[str], missing: str) -> int:
+    """Size in bytes of a file that can be opened without waiting: a plain one.
+
+    Raises MissingDataError, saying `missing`, when there is none; DataFileError for a folder, a
+    pipe (opening one waits until somebody writes), a device, or a path that cannot be.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise MissingDataError(missing) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise DataFileError(f"{_shown(path)} cannot be read: {_reason(error)}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise DataFileError(
+            f"{path} cannot be read: it is {kind}, not a file; want the path of one file"
+        )
+    return found.st_size
+
+
+def read_file(path: str | os.PathLike[str], missing: str) -> bytes:
+    """The bytes of a plain file.
+
+    Raises MissingDataError, saying `missing`, when there is none; DataFileError, naming the file,
+    when it cannot be read or is larger than the memory.
+    """
+    size = check_file(path, missing)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {_reason(error)}") from error
+    except MemoryError as error:
+        raise DataFileError(f"{path} has {size} bytes, more than the memory holds") from error
+
+
+def read_text(path: str | os.PathLike[str], missing: str) -> str:
+    """The text (UTF-8) of a plain file. Raises as `read_file`, and DataFileError for other text."""
+    try:
+        return read_file(path, missing).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: not UTF-8: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    return repr(text if len(text) <= 200 else f"{text[:197]}...")
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from refer.errors import MissingDataError, PictureError
+from refer.errors import DataFileError, PictureError
+from refer.files import check_file
 from refer.options import check_option
 
 Orient = Literal["stored", "exif"]
@@ -17,6 +18,9 @@ Orient = Literal["stored", "exif"]
 # Named, because Pillow would otherwise also try readers that start other programs (EPS) or that
 # hold no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+# Pillow's decoders let these through for damaged files; MemoryError is of a length that lies.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, MemoryError)
 
 
 def open_picture(
@@ -75,24 +79,19 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
     Raises MissingDataError and PictureError, as `open_picture`.
     """
+    _file_size(path)
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             return picture.size
-    except FileNotFoundError:
-        raise MissingDataError(
-            f"picture {path} does not exist; check the path or the image root"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path} cannot be read: {error}; fetch it again") from error
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise PictureError(
+            f"{path} cannot be read: {str(error) or type(error).__name__}; fetch it again"
+        ) from error
 
 
 def _load(path: Path, max_pixels: int | None = None) -> Image.Image:
     """The decoded first frame, in its own mode and orientation."""
-    if not path.exists():
-        raise MissingDataError(f"picture {path} does not exist; check the path or the image root")
-    if not path.is_file():
-        raise PictureError(f"{path} is not a file; want the path of one picture")
-    if path.stat().st_size == 0:
+    if _file_size(path) == 0:
         raise PictureError(f"{path} is empty (0 bytes); fetch it again")
     try:
         with Image.open(path, formats=_FORMATS) as picture:
@@ -115,9 +114,18 @@ def _load(path: Path, max_pixels: int | None = None) -> Image.Image:
             f"{path} is no picture that can be read (it begins with {_first_bytes(path)!r}); "
             f"want one of {', '.join(_FORMATS)}"
         ) from error
-    # Pillow's decoders let these through for damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        raise PictureError(f"{path} cannot be read whole: {error}; fetch it again") from error
+    except _DAMAGED as error:
+        raise PictureError(
+            f"{path} cannot be read whole: {str(error) or type(error).__name__}; fetch it again"
+        ) from error
+
+
+def _file_size(path: str | Path) -> int:
+    """Bytes of a picture file. Raises MissingDataError, and PictureError for what is no file."""
+    try:
+        return check_file(path, f"picture {path} does not exist; check the path or the image root")
+    except DataFileError as error:
+        raise PictureError(str(error)) from error
 
 
 def _upright(picture: Image.Image, path: Path) -> Image.Image:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from xml.etree.ElementTree import Element
 
-from refer.errors import DataFileError, MissingDataError, UnknownNameError
+from refer.errors import DataFileError, UnknownNameError
+from refer.files import read_text
 from refer.readers.phrases import Box, Phrase, PhraseRecord, fit_boxes
 from refer.readers.safe_xml import parse_xml
 
@@ -121,9 +122,7 @@ def split_lists(folder: Path, splits: Sequence[str] = SPLITS) -> dict[str, list[
     owner: dict[str, str] = {}
     for split in splits:
         path = folder / f"{split}.txt"
-        if not path.is_file():
-            raise MissingDataError(f"no {path}; it comes with Flickr30k Entities")
-        lists[split] = path.read_text(encoding="utf-8").split()
+        lists[split] = read_text(path, _missing(path)).split()
         for image_id in lists[split]:
             if not re.fullmatch(r"[0-9]+", image_id):
                 raise DataFileError(f"{path}: {image_id[:40]!r} is no picture id; want a number")
@@ -191,12 +190,13 @@ def _phrase(mark: Marked, found: Annotations, notes: Counter[str]) -> Phrase:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise MissingDataError(f"no {path}; it comes with Flickr30k Entities") from None
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path}: not UTF-8: {error}") from error
+    # As a file opened for text: other systems' line ends are line ends too.
+    text = read_text(path, _missing(path)).replace("\r\n", "\n").replace("\r", "\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def _missing(path: Path) -> str:
+    return f"no {path}; it comes with Flickr30k Entities"
 
 
 def _whole(parent: Element, name: str) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
+from refer.files import read_file
 from refer.readers import paused_gc
 from refer.readers.pickles import _unpickle
 
@@ -40,9 +41,7 @@ def load_grefs(path: Path) -> tuple[list[Ref], str]:
     Raises MissingDataError when there is no such file; DataFileError, naming the file and the ref,
     when it is damaged, would run code, or holds something else than such refs.
     """
-    if not path.is_file():
-        raise MissingDataError(f"no ref file at {path}")
-    content = path.read_bytes()
+    content = read_file(path, f"no ref file at {path}")
     with paused_gc():
         if path.suffix == ".p":
             refs = _unpickle(path)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
+from refer.files import read_file
 from refer.readers import paused_gc
 
 
@@ -15,12 +16,9 @@ def load_json(path: Path, kind: Any, cure: str) -> Any:
     """The content of a JSON file as `kind`, a type that msgspec knows.
 
     Raises MissingDataError, with the `cure`, when there is no such file; DataFileError, naming file
-    and place, when it is no JSON or holds something else.
+    and place, when it cannot be read, is no JSON or holds something else.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(f"no file {path}; {cure}") from None
+    content = read_file(path, f"no file {path}; {cure}")
     try:
         with paused_gc():
             return msgspec.json.decode(content, type=kind)

@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
-from refer.files import written_beside
+from refer.errors import DataFileError
+from refer.files import read_file, written_beside
 
 FORMAT = "phrases"
 VERSION = 1
@@ -182,12 +182,9 @@ def load_phrases(path: Path) -> PhraseFile:
     Raises MissingDataError if there is no such file; DataFileError, naming file, line, record, the
     value seen and the cure, for anything the format above does not allow.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(
-            f"no phrases at {path}; make them with: python tools/phrases_convert.py"
-        ) from None
+    content = read_file(
+        path, f"no phrases at {path}; make them with: python tools/phrases_convert.py"
+    )
     lines = content.splitlines()
     number = 1  # of the line that an error is about
     records: dict[str, PhraseRecord] = {}

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError, ReferError
+from refer.files import check_file, read_file
 from refer.readers import paused_gc
 
 Ref = dict[str, Any]
@@ -74,9 +75,7 @@ def load_refs(path: str | os.PathLike[str]) -> list[Ref]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingDataError(f"no ref file at {path}") from None
+        return msgspec.json.decode(read_file(path, f"no ref file at {path}"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataFileError(
             f"{path}: not JSON: {error}; write it again with tools/prepare_data.py --to-json"
@@ -95,10 +94,10 @@ def _unpickle(path: Path) -> Any:
             f"{path}: refused, the pickle asks for {error}; a ref file holds plain lists, dicts, "
             "strings and numbers only. Do not open it elsewhere: it may run a program"
         ) from error
-    except FileNotFoundError:
-        raise MissingDataError(f"no ref file at {path}") from None
-    except OSError:
+    except ReferError:
         raise
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # damaged pickles raise nearly anything, as pickle documents
         raise DataFileError(
             f"{path}: not a complete pickle ({type(error).__name__}: {error}); download it again"
@@ -106,6 +105,7 @@ def _unpickle(path: Path) -> Any:
 
 
 def _read(path: Path, encoding: str) -> Any:
+    check_file(path, f"no ref file at {path}")
     with path.open("rb") as file:
         return _PlainUnpickler(file, encoding=encoding).load()
 

@@ -8,7 +8,8 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
+from refer.files import check_file, read_file
 
 MAX_BYTES = 16 * 2**20  # the largest real annotation file is a few kilobytes
 
@@ -21,15 +22,14 @@ def parse_xml(path: Path) -> Element:
     """The root element of an XML file.
 
     Raises MissingDataError when there is no such file; DataFileError, naming file and place, when
-    it is no XML, declares a document type or an entity, or is larger than `MAX_BYTES`.
+    it cannot be read, is no XML, declares a document type or an entity, or is larger than
+    `MAX_BYTES`.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise DataFileError(f"{path} has {size} bytes; an annotation file has {MAX_BYTES} most")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(f"no annotation file {path}") from None
+    missing = f"no annotation file {path}"
+    size = check_file(path, missing)
+    if size > MAX_BYTES:
+        raise DataFileError(f"{path} has {size} bytes; an annotation file has {MAX_BYTES} most")
+    content = read_file(path, missing)
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True

@@ -228,6 +228,11 @@ def test_a_picture_of_two_splits_is_refused(folder):
     (folder / "test.txt").write_text("../../9\n")
     with pytest.raises(DataFileError, match="is no picture id"):
         split_lists(folder)
+    (folder / "test.txt").write_bytes(b"9\xff")
+    with pytest.raises(DataFileError, match=r"test\.txt: not UTF-8"):
+        split_lists(folder)
+    with pytest.raises(DataFileError, match="too long"):
+        load_annotations(folder / f"{'7' * 5000}.xml")
     (folder / "test.txt").unlink()
     with pytest.raises(MissingDataError, match="comes with Flickr30k Entities"):
         split_lists(folder)
