@@ -18,10 +18,15 @@ from refer.resizing import as_size, resize_mask
 Overlap = Literal["union", "drop", "sum"]
 Rle = dict[str, Any]
 U8 = NDArray[np.uint8]
+F64 = NDArray[np.float64]
 
 # Outlines may leave the picture a little. Beyond this many pixels pycocotools, which walks along
 # every edge, would take all memory or never end (it does for NaN), so such a file is refused.
 _FARTHEST = 100_000
+# The same memory goes into a short outline that runs to and fro: about 80 bytes a pixel of its way.
+_LONGEST = 1_000_000
+# Pillow takes no larger picture; a record of one would be a small file that takes all memory.
+MAX_PIXELS = 2**28
 
 
 def decode(
@@ -56,12 +61,14 @@ def decode_at(
 
     What detectron2 does with annotations, and so ReLA. Raises as `decode` does.
     """
+
     target = as_size(size)
     parts = _parts(segmentation, where)
     if isinstance(parts[0], dict):
         return resize_mask(decode(segmentation, height, width, overlap, where), target)
     scale = target[1] / width, target[0] / height
     corners = [np.array(part, np.float64).reshape(-1, 2) * scale for part in parts]
+    _check_way(corners, where)
     scaled = [one.ravel().tolist() for one in corners]
     return combine(coco.decode(coco.frPyObjects(scaled, *target)), overlap)
 
@@ -75,8 +82,11 @@ def encoded(
 ) -> str:
     """The objects of several segmentations as one mask: counts of a compressed COCO RLE.
 
-    `overlap` is about the parts of each; objects are united. Raises DataFileError as `decode` does.
+    `overlap` is about the parts of each; objects are united. Raises DataFileError as `decode` does,
+    and for none.
     """
+    if not segmentations:
+        raise DataFileError(f"{where}: no annotation to draw; a mask needs one at least")
     masks = [decode(one, height, width, overlap, where) for one in segmentations]
     whole = np.asfortranarray(np.any(masks, axis=0), dtype=np.uint8)
     return str(coco.encode(whole)["counts"].decode())
@@ -96,7 +106,8 @@ def combine(layers: U8, overlap: Overlap = "union") -> U8:
     """
     if overlap not in get_args(Overlap):
         raise UnknownNameError(f"overlap is {overlap!r}; want one of {get_args(Overlap)}")
-    covered = layers.sum(axis=2, dtype=np.uint32)
+    # Most objects have one part, and the sum takes four times its memory.
+    covered = layers[:, :, 0] if layers.shape[2] == 1 else layers.sum(axis=2, dtype=np.uint32)
     if overlap == "union":
         covered = covered > 0
     elif overlap == "drop":
@@ -108,6 +119,10 @@ def combine(layers: U8, overlap: Overlap = "union") -> U8:
 
 def to_rles(segmentation: Any, height: int, width: int, where: str = "segmentation") -> list[Rle]:
     """One compressed COCO RLE for each drawable part. Raises DataFileError."""
+    if height * width > MAX_PIXELS:
+        raise DataFileError(
+            f"{where}: the picture is {height} x {width}; want {MAX_PIXELS} pixels at most"
+        )
     parts = _parts(segmentation, where)
     if isinstance(parts[0], dict):
         return [_checked_rle(part, height, width, where) for part in parts]
@@ -129,12 +144,12 @@ def _parts(segmentation: Any, where: str) -> list[Any]:
             f"{where}: nothing to draw, its polygons have {[len(part) for part in parts]} "
             "numbers; want an even number, 6 at least"
         )
-    for polygon in polygons:
-        _check_polygon(polygon, where)
+    _check_way([_corners(polygon, where).reshape(-1, 2) for polygon in polygons], where)
     return polygons
 
 
-def _check_polygon(polygon: list[Any], where: str) -> None:
+def _corners(polygon: list[Any], where: str) -> F64:
+    """The numbers of a polygon, checked one by one."""
     try:
         numbers = np.array(polygon, dtype=np.float64)
     except (TypeError, ValueError):
@@ -144,6 +159,17 @@ def _check_polygon(polygon: list[Any], where: str) -> None:
     farthest = float(np.abs(numbers).max())
     if not farthest <= _FARTHEST:
         raise DataFileError(f"{where}: a corner at {farthest}; want pixels up to {_FARTHEST}")
+    return numbers
+
+
+def _check_way(polygons: Sequence[F64], where: str) -> None:
+    """Refuse outlines [corners, 2] that together take pycocotools too long a way."""
+    way = sum(float(np.abs(one - np.roll(one, 1, axis=0)).max(axis=1).sum()) for one in polygons)
+    if way > _LONGEST:
+        raise DataFileError(
+            f"{where}: its outlines run over {way:.0f} pixels, to and fro; want {_LONGEST} at "
+            "most: correct it or fetch the file again"
+        )
 
 
 def _checked_rle(rle: Rle, height: int, width: int, where: str) -> Rle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -10,11 +12,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
+from refer.files import read_file
+from refer.masks import MAX_PIXELS
 from refer.readers import paused_gc
 
 # pycocotools takes any number and counts on its being one of pixels.
 Side = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+_log = logging.getLogger(__name__)
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -87,6 +92,22 @@ for _name in (
     setattr(Annotation, _name, _after_filling(getattr(dict, _name)))
 
 
+def checked_box(value: Any, where: str) -> list[float]:
+    """An annotation's `bbox` as it is. Raises DataFileError, beginning with `where`, unless it is
+    [x, y, width, height], finite numbers."""
+    try:
+        numbers = msgspec.convert(value, tuple[float, float, float, float])
+    except (msgspec.ValidationError, OverflowError):
+        numbers = (math.nan,) * 4
+    if not all(map(math.isfinite, numbers)):
+        shown = repr(value)
+        raise DataFileError(
+            f"{where} has the bbox {shown if len(shown) <= 60 else shown[:57] + '...'}; want "
+            "[x, y, width, height] in pixels"
+        )
+    return value
+
+
 class _Ids(msgspec.Struct, gc=False):
     id: int | str
     image_id: int | str
@@ -133,15 +154,12 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
     unparsed annotations point into them.
 
     Raises MissingDataError when there is no such file; DataFileError, naming the file and the place
-    in it, when it is no JSON or lacks a key.
+    in it, when it is no JSON, lacks a key, or has a picture of more pixels than can be drawn.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(
-            f"no annotation file at {path}; put the data set's instances.json there"
-        ) from None
+    content = read_file(
+        path, f"no annotation file at {path}; put the data set's instances.json there"
+    )
     with paused_gc():
         try:
             # Two quick passes over the bytes, with no Python code run for each annotation: one
@@ -152,6 +170,7 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
             raise DataFileError(
                 f"{path}: not a COCO-style instances file, or damaged: {error}; fetch it again"
             ) from error
+        _check_pictures(checked.images, path)
         annotations = [
             Annotation(
                 json, {"id": ids.id, "image_id": ids.image_id, "category_id": ids.category_id}
@@ -159,3 +178,15 @@ def load_instances(path: str | os.PathLike[str]) -> Instances:
             for json, ids in zip(unparsed.annotations, checked.annotations, strict=True)
         ]
     return Instances(unparsed.images, annotations, unparsed.categories)
+
+
+def _check_pictures(images: list[_Picture], path: Path) -> None:
+    """Refuse sizes whose masks take all memory, and say when a picture is there twice."""
+    for image in images:
+        if image.height * image.width > MAX_PIXELS:
+            raise DataFileError(
+                f"{path}: image {image.id!r} is {image.height} x {image.width}; want "
+                f"{MAX_PIXELS} pixels at most"
+            )
+    if len({image.id for image in images}) < len(images):
+        _log.warning("%s: some image ids occur twice; the last counts", path)

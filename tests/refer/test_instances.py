@@ -12,7 +12,7 @@ import pytest
 
 from refer.errors import DataFileError, MissingDataError
 from refer.readers import paused_gc
-from refer.readers.instances import Annotation, load_instances
+from refer.readers.instances import Annotation, checked_box, load_instances
 
 PLAIN = {
     "segmentation": [[1.5, 2, 3, 4, 5, 6]],
@@ -198,3 +198,38 @@ def test_collector_stays_off_when_it_was_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path):
+    path = tmp_path / "instances.json"
+    image = {"id": 8, "file_name": "a", "height": 100_000, "width": 2684}  # each side is allowed
+    path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    assert len(load_instances(path).images) == 1
+    image["width"] += 1
+    path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    with pytest.raises(DataFileError, match=r"instances\.json: image 8 is 100000 x 2685"):
+        load_instances(path)
+
+
+def test_a_picture_that_is_there_twice_is_said(tmp_path, caplog):
+    path = tmp_path / "instances.json"
+    images = [{"id": i, "file_name": "a", "height": 4, "width": 5} for i in (8, 9)]
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    load_instances(path)
+    assert not caplog.records
+    path.write_text(json.dumps({"images": images[:1] * 2, "annotations": [], "categories": []}))
+    load_instances(path)
+    assert "some image ids occur twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "box", [None, [1, 2, 3], [1, 2, 3, 4, 5], [None] * 4, ["1", "2", "3", "4"], 7, [1, 2, 3, True],
+            [float("nan")] * 4, [10**400, 1, 1, 1], {"x": 1}],
+)  # fmt: skip
+def test_what_is_no_box(box):
+    with pytest.raises(DataFileError, match=r"annotation 7 has the bbox .*; want \[x, y, width"):
+        checked_box(box, "annotation 7")
+
+
+def test_a_box_stays_as_it_is():
+    assert list(map(type, checked_box([1, 2.5, 3, 4], ""))) == [int, float, int, int]
