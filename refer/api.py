@@ -18,7 +18,7 @@ from refer.catalog import find_dataset, split_matches
 from refer.errors import DataFileError, UnknownIdError, UnknownNameError
 from refer.folders import PictureFolders, ref_file
 from refer.readers import paused_gc
-from refer.readers.instances import Annotation, load_instances
+from refer.readers.instances import Annotation, checked_box, load_instances
 from refer.readers.pickles import Ref, load_refs
 
 Id = int | str
@@ -94,6 +94,7 @@ class REFER:
                     f"{ref['ann_id']!r} of image {ref['image_id']!r}, and {self.instances_path} "
                     "lacks one of them; take both files from the same download"
                 )
+            self._check_picture(ref, ref["ann_id"])
 
     # Indexes built when first used.
 
@@ -200,9 +201,12 @@ class REFER:
         return [self.Cats[cat_id] for cat_id in self._known(cat_ids, self.Cats, "category")]
 
     def getRefBox(self, ref_id: Id) -> list[float]:
-        """Box [x, y, width, height] of a ref in pixels, 0-based. Raises UnknownIdError."""
+        """Box [x, y, width, height] of a ref in pixels, 0-based.
+
+        Raises UnknownIdError, and DataFileError for an annotation without such a box.
+        """
         (ref,) = self.loadRefs(ref_id)
-        return self._of_annotation(ref["ann_id"], "bbox")
+        return self._box(ref["ann_id"])
 
     # Pictures and masks.
 
@@ -222,7 +226,7 @@ class REFER:
         train and score on), 'sum' the number of parts, as in the classic API. 'area' adds up the
         parts always. Raises DataFileError for a segmentation that cannot be drawn.
         """
-        image = self.Imgs[ref["image_id"]]
+        (image,) = self.loadImgs(ref["image_id"])
         where = f"{self.instances_path}: annotation {ref['ann_id']!r}"
         segmentation = self._of_annotation(ref["ann_id"], "segmentation")
         layers = masks.layers(segmentation, image["height"], image["width"], where)
@@ -251,6 +255,20 @@ class REFER:
             raise DataFileError(
                 f"{self.instances_path}: annotation {ann_id!r} has no {key!r}"
             ) from None
+
+    def _box(self, ann_id: Id) -> list[float]:
+        where = f"{self.instances_path}: annotation {ann_id!r}"
+        return checked_box(self._of_annotation(ann_id, "bbox"), where)
+
+    def _check_picture(self, ref: Ref, ann_id: Id) -> None:
+        """Raises DataFileError where an outline of one picture would be drawn on another."""
+        own = self.Anns[ann_id]["image_id"]
+        if own != ref["image_id"]:
+            raise DataFileError(
+                f"{self.refs_path}: ref {ref['ref_id']!r} is of image {ref['image_id']!r}, and its "
+                f"annotation {ann_id!r} in {self.instances_path} of image {own!r}; take both files "
+                "from the same download"
+            )
 
     def _labels(self, split: str) -> set[str]:
         """The split labels in the file that the split `split` takes in."""

@@ -42,8 +42,36 @@ def check_sentences(report: FileReport, opened: REFER) -> None:
             f"{len(unlike):,} sentences have no raw text ({_some(unlike)}): data.text_field=raw "
             "would refuse them"
         )
+    _check_ids(report, opened)
     if silent:
         report.problems.append(f"{len(silent):,} refs have no sentence ({_some(silent)}); {cure}")
+
+
+def _check_ids(report: FileReport, opened: REFER) -> None:
+    """Sentence ids that occur twice: in one ref scores refuse them, in two the indexes of REFER
+    know the last alone."""
+    seen: set[Id] = set()
+    inside: list[str] = []
+    across: list[str] = []
+    for ref in opened.data["refs"]:
+        own: set[Id] = set()
+        for sent_id in (sentence["sent_id"] for sentence in ref["sentences"]):
+            if sent_id in own:
+                inside.append(f"ref {ref['ref_id']}, sentence {sent_id}")
+            elif sent_id in seen:
+                across.append(str(sent_id))
+            own.add(sent_id)
+        seen |= own
+    if inside:
+        report.problems.append(
+            f"{len(inside):,} sentences have the id of another one of their ref ({_some(inside)}), "
+            "and could not be scored; correct the ref file"
+        )
+    if across:
+        report.notes.append(
+            f"{len(across):,} sentence ids occur in several refs ({_some(across)}): "
+            "REFER.Sents, sentToRef and sentToTokens hold the last"
+        )
 
 
 def check_outlines(report: FileReport, opened: REFER) -> None:

@@ -96,6 +96,8 @@ class G_REFER(REFER):  # the name that its users know
                     f"image {ref['image_id']!r}, and {self.instances_path} lacks them; take both "
                     "files from the same download"
                 )
+            for ann_id in targets_of(ref):
+                self._check_picture(ref, ann_id)
 
     @cached_property
     def availableSplits(self) -> list[str]:
@@ -165,9 +167,12 @@ class G_REFER(REFER):  # the name that its users know
         return [ann_id for ann_id in targets if ann_id in allowed]
 
     def getRefBox(self, ref_id: Id) -> list[list[float]]:  # type: ignore[override]
-        """Boxes [x, y, width, height] of a ref's targets in pixels; none for no target."""
+        """Boxes [x, y, width, height] of a ref's targets in pixels; none for no target.
+
+        Raises UnknownIdError, and DataFileError for an annotation without such a box.
+        """
         (ref,) = self.loadRefs(ref_id)
-        return [self._of_annotation(ann_id, "bbox") for ann_id in targets_of(ref)]
+        return [self._box(ann_id) for ann_id in targets_of(ref)]
 
     def getMask(  # type: ignore[override]
         self, ann: Annotation | None, overlap: Overlap = "union"

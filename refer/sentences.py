@@ -40,7 +40,7 @@ def sentences_of(ref: Mapping[str, Any], field: str, on_empty: OnEmpty) -> tuple
     """Sentences of a ref in file order, those with nothing to ask left out if `on_empty` is 'skip'.
 
     Raises DataFileError, naming ref_id and sent_id, for an empty sentence (or a ref without any)
-    if `on_empty` is 'error', and for a sentence without `field`.
+    if `on_empty` is 'error', and for a sentence whose `field` is absent or no string.
     """
     found = []
     for index, sentence in enumerate(ref["sentences"]):
@@ -50,8 +50,14 @@ def sentences_of(ref: Mapping[str, Any], field: str, on_empty: OnEmpty) -> tuple
                 f"ref {ref['ref_id']}, sentence {sent_id} has no field {field!r}; "
                 f"it has {', '.join(map(str, sentence))}"
             )
-        if sentence[field].strip():
-            found.append(Sentence(sentence[field], sent_id, index))
+        text = sentence[field]
+        if not isinstance(text, str):
+            raise DataFileError(
+                f"ref {ref['ref_id']}, sentence {sent_id} has {field} {str(text)[:40]!r}; want a "
+                "string"
+            )
+        if text.strip():
+            found.append(Sentence(text, sent_id, index))
         elif on_empty == "error":
             raise DataFileError(
                 f"ref {ref['ref_id']}, sentence {sent_id} is empty; correct the ref file, or leave "

@@ -25,7 +25,7 @@ from refer.grefer import G_REFER, is_crowd
 from refer.official import NEVER, path_of
 from refer.options import DrawnAt, OverlapRule, check_option
 from refer.pictures import open_annotated, picture_size
-from refer.readers.instances import Annotation
+from refer.readers.instances import Annotation, checked_box
 from refer.sentences import (
     OnEmpty,
     Sentence,
@@ -200,12 +200,12 @@ class ReferSplit(Dataset[Item]):
         sets without crowds. Raises DataFileError for a target without one."""
         found = []
         for target in self._drawn(ref):
+            where = f"{self.instances_path}: ref {ref.ref_id}, annotation {target['id']!r}"
             try:
-                x, y, width, height = target.peek("bbox")
-            except (KeyError, TypeError, ValueError):
-                raise DataFileError(
-                    f"ref {ref.ref_id}, annotation {target['id']!r} has no bbox [x, y, w, h]"
-                ) from None
+                given = target.peek("bbox")
+            except KeyError:
+                raise DataFileError(f"{where} has no bbox [x, y, w, h]") from None
+            x, y, width, height = checked_box(given, where)
             found.append([x, y, x + width, y + height])
         return torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
 
@@ -228,7 +228,10 @@ def _refs_of(refer: REFER, split: str, text_field: str, on_empty: OnEmpty) -> li
     pictures: dict[Any, Picture | None] = {}
     refs, left_out = [], 0
     for record in refer.loadRefs(refer.getRefIds(split=split)):
-        sentences = sentences_of(record, text_field, on_empty)
+        try:
+            sentences = sentences_of(record, text_field, on_empty)
+        except DataFileError as error:
+            raise DataFileError(f"{refer.refs_path}: {error}") from error
         if not sentences:
             continue
         image_id = record["image_id"]

@@ -67,9 +67,10 @@ def refer_phrases(
         if masks is not None:
             mask = _mask(refer, ref, image["height"], image["width"], masks)
         for sentence in ref["sentences"]:
-            if text_field not in sentence:
+            if not isinstance(sentence.get(text_field), str):
                 raise DataFileError(
-                    f"{refer.refs_path}: ref {ref['ref_id']!r} has a sentence without {text_field}"
+                    f"{refer.refs_path}: ref {ref['ref_id']!r} has a sentence without "
+                    f"{text_field}, or one that is no string"
                 )
             text = sentence[text_field].strip()
             if not text:

@@ -369,3 +369,18 @@ def test_import_is_light():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_outline_of_another_picture_is_refused(write_refer, records):
+    root = write_refer(
+        refs=[records.ref(0, 100, 1, "train")], annotations=[records.ann(100, image_id=2)]
+    )
+    with pytest.raises(DataFileError, match=r"ref 0 is of image 1, .*annotation 100 .* of image 2"):
+        REFER(root)
+
+
+def test_a_box_is_one_or_is_refused(write_refer, records):
+    refs = [records.ref(0, 100, 1, "train")]
+    refer = REFER(write_refer(refs=refs, annotations=[records.ann(100, 1, bbox=[1, None, 2, 3])]))
+    with pytest.raises(DataFileError, match=r"instances\.json: annotation 100 has the bbox"):
+        refer.getRefBox(0)

@@ -222,3 +222,18 @@ def test_refclef_letters_may_meet_and_its_train_may_not(write_refer, records):
 def test_a_general_data_set_that_is_not_there(tmp_path):
     (report,) = audit(tmp_path, "grefcoco")
     assert "gRefCOCO" in report.problems[0]
+
+
+def test_sentence_ids_that_occur_twice_and_outlines_of_other_pictures(whole, records, write_refer):
+    refs = [records.ref(0, 100, 1, "train"), records.ref(1, 101, 1, "train")]
+    refs[1]["sentences"][0]["sent_id"] = 0
+    write_refer(refs=refs)
+    report = first(whole)
+    assert any("1 sentence ids occur in several refs (0)" in note for note in report.notes)
+    assert not any("could not be scored" in problem for problem in report.problems)
+    refs[1]["sentences"][1]["sent_id"] = 0
+    write_refer(refs=refs)
+    (problem,) = (one for one in first(whole).problems if "could not be scored" in one)
+    assert "1 sentences have the id of another one of their ref (ref 1, sentence 0)" in problem
+    write_refer(refs=refs, annotations=[records.ann(100, 2), records.ann(101, 1)])
+    assert "annotation 100" in first(whole).problems[0]

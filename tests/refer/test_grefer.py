@@ -236,3 +236,22 @@ def test_refshapes_general_is_read(tmp_path):
         assert merged["empty"] == (one["ann_id"] == [-1])
         assert int(merged["mask"].sum()) == sum(part["area"] for part in parts)
         assert grefer.image_path(one["image_id"]).is_file()
+
+
+def test_an_outline_of_another_picture_is_refused(tmp_path, content):
+    refs, instances = content
+    instances["annotations"][1]["image_id"] = 2
+    root = write(tmp_path, refs, instances)
+    with pytest.raises(DataFileError, match=r"ref 1 is of image 1, .*annotation 12 .* of image 2"):
+        G_REFER(root)
+
+
+def test_annotations_that_no_ref_names_may_lack_picture_and_box(tmp_path, content):
+    refs, instances = content
+    instances["annotations"].append({**instances["annotations"][0], "id": 15, "image_id": 99})
+    instances["annotations"][0]["bbox"] = None
+    grefer = G_REFER(write(tmp_path, refs, instances))
+    with pytest.raises(UnknownIdError, match="no image 99"):
+        grefer.getMask(grefer.Anns[15])
+    with pytest.raises(DataFileError, match="annotation 11 has the bbox None"):
+        grefer.getRefBox(1)
