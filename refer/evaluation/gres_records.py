@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from refer.errors import DataFileError, MissingDataError
+import msgspec
+
+from refer.errors import DataFileError
 from refer.evaluation.gres import GresEvaluator, GresProtocol
 from refer.evaluation.gres_scores import GresRecord
-from refer.evaluation.protocol import EvaluationError
-from refer.files import write_json
+from refer.files import read_file, write_json
 from refer.options import DrawnAt, OverlapRule
+
+# Largest: what sums of floats and other programs' ints still hold.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Info(msgspec.Struct):
+    ref_id: int
+    sent_id: int
+    n_targets: _Count
+
+
+class _Item(msgspec.Struct):
+    """An item of the file: ReLA's names, ReLA's other entries left out."""
+
+    source: str
+    img_id: int
+    gt_nt: bool
+    pred_nt: bool
+    sent: str
+    sent_info: _Info
+    I: _Count  # noqa: E741
+    U: _Count
+    pred_area: _Count
+
+    def problem(self) -> str | None:
+        """Why two masks cannot have these counts, or the item contradicts itself; None if not."""
+        if self.gt_nt != (self.sent_info.n_targets == 0):
+            return f"gt_nt is {self.gt_nt} with n_targets {self.sent_info.n_targets}"
+        if not self.I <= self.pred_area <= self.U or (self.gt_nt and self.I):
+            return f"I {self.I}, U {self.U} and pred_area {self.pred_area} do not agree"
+        return None
 
 
 def save(folder: str | Path, dataset: str, evaluator: GresEvaluator) -> tuple[Path, Path]:
@@ -58,11 +89,10 @@ def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluato
     """
     path = Path(path)
     protocol = protocol or GresProtocol()
+    text = read_file(path, f"no file {path}; a test run on grefcoco writes it")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingDataError(f"no file {path}; a test run on grefcoco writes it") from None
-    except (OSError, ValueError) as error:
+        content = msgspec.json.decode(text, type=list[dict[str, Any]])
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise DataFileError(f"{path} cannot be read: {error}") from error
     overlap = _stated(path, content, "overlap", get_args(OverlapRule))
     drawn_at = _stated(path, content, "drawn_at", get_args(DrawnAt))
@@ -70,16 +100,18 @@ def load(path: str | Path, protocol: GresProtocol | None = None) -> GresEvaluato
     for number, item in enumerate(content):
         try:
             evaluator.add([_record(item, evaluator.protocol)])
-        except (KeyError, TypeError, EvaluationError) as error:
+        except (KeyError, ValueError) as error:  # msgspec's and EvaluationError among them
             raise DataFileError(f"{path}, item {number}: {error}") from error
     return evaluator
 
 
-def _stated(path: Path, content: Sequence[Any], name: str, allowed: Sequence[Any]) -> Any:
+def _stated(
+    path: Path, content: Sequence[Mapping[str, Any]], name: str, allowed: Sequence[Any]
+) -> Any:
     """How all items' truth was drawn; None where it is not said. Raises DataFileError when they do
     not agree."""
     known = {repr(rule): rule for rule in (None, *allowed)}
-    found = {repr(item.get(name)) for item in content if isinstance(item, dict)}
+    found = {repr(item.get(name)) for item in content}
     if len(found) > 1 or not found <= known.keys():
         raise DataFileError(
             f"{path}: items of {name} {', '.join(sorted(found))}; want one of "
@@ -89,11 +121,14 @@ def _stated(path: Path, content: Sequence[Any], name: str, allowed: Sequence[Any
 
 
 def _record(item: Mapping[str, Any], protocol: GresProtocol) -> GresRecord:
-    info = item["sent_info"]
-    nothing = item["pred_nt"]
+    item["sent_info"]  # what files of ReLA's own code lack: said before anything else
+    read = msgspec.convert(item, _Item)
+    if problem := read.problem():
+        raise ValueError(problem)
+    info, nothing = read.sent_info, read.pred_nt
     if protocol.no_target == "pixels":
-        nothing = item["pred_area"] < protocol.pixels
+        nothing = read.pred_area < protocol.pixels
     return GresRecord(
-        item["source"], item["img_id"], info["ref_id"], info["sent_id"], item["sent"],
-        info["n_targets"], bool(nothing), item["I"], item["U"], item["pred_area"],
+        read.source, read.img_id, info.ref_id, info.sent_id, read.sent,
+        info.n_targets, nothing, read.I, read.U, read.pred_area,
     )  # fmt: skip

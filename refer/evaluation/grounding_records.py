@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
 from refer.evaluation.grounding import GroundingEvaluator
 from refer.evaluation.grounding_scores import Box, GroundingProtocol
 from refer.evaluation.protocol import EvaluationError
-from refer.files import written_beside
+from refer.files import read_file, written_beside
 
 FORMAT = "grounding-predictions"
 VERSION = 1
@@ -72,10 +72,7 @@ def load_predictions(
     no file of predictions, is cut off, or holds a phrase twice.
     """
     path = Path(path)
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise MissingDataError(f"no predictions {path}; a test run writes them") from None
+    lines = read_file(path, f"no predictions {path}; a test run writes them").splitlines()
     decoder = msgspec.json.Decoder(_Line)
     number = 1  # of the line that an error is about
     try:
@@ -102,6 +99,9 @@ def load_predictions(
         if type(again) is not int or again < 0:
             raise ValueError(f"n_duplicates is {again!r}; want an int from 0 on")
         evaluator.duplicates = again
-    except ValueError as error:  # msgspec's errors and this package's are ValueErrors
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # msgspec's and this package's too
         raise DataFileError(f"{path}, line {number}: {error}") from error
     return evaluator, header

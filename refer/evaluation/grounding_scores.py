@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,9 +77,15 @@ class GroundingProtocol:
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> GroundingProtocol:
         """The protocol that `describe` gave. Raises ValueError for anything else."""
+        # Without an entry, its default would be scored by and nobody would know.
+        known = {field.name for field in fields(cls)}
+        if set(description) != known:
+            raise ValueError(
+                f"a grounding protocol has {sorted(known)}, this one {sorted(description)}"
+            )
         try:
-            return cls(**{**description, "ranks": tuple(description["ranks"])})
-        except (TypeError, KeyError) as error:
+            return msgspec.convert(dict(description), cls)
+        except msgspec.ValidationError as error:
             raise ValueError(f"no grounding protocol: {error}") from error
 
 

@@ -20,6 +20,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from refer.errors import ReferError, UnknownNameError
@@ -127,8 +128,8 @@ class ResProtocol:
         if set(values) != known:
             raise ValueError(f"a protocol has {sorted(known)}, this one {sorted(values)}")
         try:
-            return cls(**{**values, "thresholds": tuple(values["thresholds"])})
-        except TypeError as error:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
             raise ValueError(f"no protocol: {error}") from error
 
 

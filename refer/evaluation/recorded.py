@@ -72,4 +72,7 @@ def open_recorded(
         )
     if dataset is None:
         raise EvaluationError(f"{path} does not say what data set it was made on; give --dataset")
+    for name, value in (("dataset", dataset), ("split_by", split_by)):
+        if not isinstance(value, str | None):
+            raise EvaluationError(f"{path} has {name} {str(value)[:40]!r}; want a string")
     return REFER(Path(data_root), dataset, split_by)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
 from refer.evaluation.protocol import EvaluationError, ResProtocol
 from refer.evaluation.scores import ItemRecord
-from refer.files import written_beside
+from refer.files import read_file, written_beside
 
 FORMAT = "res-records"
 VERSION = 1
 _OWN = {"format": FORMAT, "version": VERSION}
 _NUMBERS = ItemRecord._fields[:8]
+_MOST = 2**63
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,7 @@ def load_records(path: str | Path) -> RecordFile:
     record file, is cut off, or a record contradicts itself or comes twice.
     """
     path = Path(path)
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise MissingDataError(f"no record file {path}; it is written by a test run") from None
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read: {error}") from error
+    lines = read_file(path, f"no record file {path}; it is written by a test run").splitlines()
     number = 1  # of the line that an error is about
     try:
         header = _object(lines[0] if lines else b"")
@@ -114,6 +110,8 @@ def _record(line: dict[str, Any]) -> ItemRecord:
     for name in _NUMBERS:
         if type(line[name]) is not int:  # bool is an int to isinstance
             raise ValueError(f"{name} is {str(line[name])[:40]!r}; want an int")
+        if abs(line[name]) >= _MOST:  # sums over resamples are of floats
+            raise ValueError(f"{name} is of {line[name].bit_length()} bits; want 63 at most")
     record = ItemRecord(**line)
     if problem := record.problem():
         raise ValueError(problem)

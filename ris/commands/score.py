@@ -47,10 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _format(path: Path) -> str | None:
     """What the first line says the file is; None for nothing, which its reader reports."""
+    if not path.is_file():  # opening a pipe would wait
+        return None
     try:
         with open(path, encoding="utf-8") as file:
             return str(json.loads(file.readline())["format"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -71,6 +73,8 @@ def _general(arguments: argparse.Namespace) -> None:
     if arguments.nt_pixels is not None and rule != "pixels":
         raise OptionError("--nt-pixels is for --nt-rule pixels")
     pixels = 50 if arguments.nt_pixels is None else arguments.nt_pixels
+    if pixels < 0:
+        raise OptionError(f"--nt-pixels is {pixels}; want 0 or more")
     print(gres_table(gres_records.load(arguments.records, gres.GresProtocol(rule, pixels)), "all"))
 
 

@@ -241,6 +241,8 @@ def test_train_test_and_score_again(general_root, tmp_path, capsys):
         assert f"result file, which {option[0]} is not for" in capsys.readouterr().err
     assert main(["score", str(details), "--nt-pixels", "1"]) == 2
     assert "--nt-pixels is for --nt-rule pixels" in capsys.readouterr().err
+    assert main(["score", str(details), "--nt-rule", "pixels", "--nt-pixels", "-5"]) == 2
+    assert "--nt-pixels is -5; want 0 or more" in capsys.readouterr().err
     # Data sets and tasks that do not fit each other are told so.
     assert main([*test, *arguments(general_root, tmp_path / "t", "--task", "res")]) == 2
     assert "grefshapes" in capsys.readouterr().err

@@ -270,3 +270,50 @@ def test_bad_input_is_named(tmp_path):
     bad.write_text('[{"source": "grefcoco"}]')
     with pytest.raises(DataFileError, match="item 0: 'sent_info'"):
         gres_records.load(bad)
+
+
+ITEM = {
+    "source": "grefcoco", "img_id": 1, "gt_nt": False, "pred_nt": False, "sent": "a dog",
+    "sent_info": {"ref_id": 2, "sent_id": 3, "n_targets": 1}, "I": 4, "U": 9, "pred_area": 6,
+}  # fmt: skip
+
+
+def _with(**changes):
+    info = {name: changes.pop(name) for name in ("ref_id", "n_targets") if name in changes}
+    return {**ITEM, **changes, "sent_info": {**ITEM["sent_info"], **info}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        *(({name: value}, name) for name in ("I", "U", "pred_area", "n_targets")
+          for value in (-1, 1.5, None, "4", 10**400)),
+        *(({name: value}, name) for name in ("source", "sent", "img_id", "ref_id", "pred_nt")
+          for value in (None, [], "no" if name == "pred_nt" else {})),
+        ({"I": 10**6}, "I 1000000, U 9 and pred_area 6 do not agree"),
+        ({"I": 7}, "do not agree"),
+        ({"pred_area": 10}, "do not agree"),
+        ({"n_targets": 0}, "gt_nt is False with n_targets 0"),
+        ({"n_targets": 0, "gt_nt": True}, "do not agree"),
+        ({"gt_nt": True}, "gt_nt is True with n_targets 1"),
+    ],
+)  # fmt: skip
+def test_items_that_cannot_be_are_named(tmp_path, changes, said):
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([_with(ref_id=1), _with(**changes)]))
+    with pytest.raises(
+        DataFileError, match=rf"d\.json(, item 1: .*{said}| cannot be read: .*range)"
+    ):
+        gres_records.load(path)
+
+
+@pytest.mark.parametrize("content", ["{}", "3", "[3]", "[[]]", "[" * 100_000, '[{"I": NaN}]', ""])
+def test_files_of_no_items_are_named(tmp_path, content):
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(DataFileError, match=r"d\.json"):
+        gres_records.load(tmp_path / "d.json")
+
+
+def test_an_item_as_written_is_scored(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps([ITEM]))
+    assert gres_records.load(tmp_path / "d.json").compute()["grefcoco"]["gIoU"] == 100 * 4 / 9

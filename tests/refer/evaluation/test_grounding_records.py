@@ -106,3 +106,25 @@ def test_a_phrase_twice_in_a_file(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(MissingDataError, match="no predictions"):
         load_predictions(tmp_path / "none")
+
+
+def test_a_protocol_is_whole_or_is_refused(tmp_path):
+    """Without its threshold a file was scored at the default one, and nobody knew."""
+    path = tmp_path / "p"
+    save_predictions(path, filled(), {})
+    first, *lines = path.read_text().splitlines()
+    for name in ("threshold", "truth", "name"):
+        header = json.loads(first)
+        del header["protocol"][name]
+        path.write_text("\n".join([json.dumps(header), *lines]))
+        with pytest.raises(DataFileError, match="p, line 1: a grounding protocol has"):
+            load_predictions(path)
+    for name, value in (("name", []), ("threshold", "0.5"), ("ranks", [1.5])):
+        header = json.loads(first)
+        header["protocol"][name] = value
+        path.write_text("\n".join([json.dumps(header), *lines]))
+        with pytest.raises(DataFileError, match=f"p, line 1: no grounding protocol: .*{name}"):
+            load_predictions(path)
+    path.write_text('{"protocol": ' + "[" * 200_000)
+    with pytest.raises(DataFileError, match="p, line 1"):
+        load_predictions(path)

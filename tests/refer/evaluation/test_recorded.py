@@ -58,6 +58,8 @@ def test_the_data_is_opened_as_the_header_says(write_refer, records):
         open_recorded("r.jsonl", file(dataset="refcocog", task="rec"), root)
     with pytest.raises(MissingDataError):
         open_recorded("r.jsonl", file(dataset="refcoco"), root)
+    with pytest.raises(EvaluationError, match=r"split_by '\[\]'; want a string"):
+        open_recorded("r.jsonl", file(dataset="refcocog", split_by=[]), root)
 
 
 def test_old_records_of_a_mixture_are_scored_with_the_data_of_its_first_part(write_refer, tmp_path):

@@ -274,3 +274,17 @@ def test_what_recounting_refuses(real: REFER, tmp_path: Path) -> None:
 def coco_of(mask: np.ndarray) -> dict[str, Any]:
     rle = coco.encode(np.asfortranarray(mask))
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def test_numbers_and_names_that_no_run_writes(saved: Path) -> None:
+    lines = saved.read_text().splitlines()
+    record = {**json.loads(lines[2]), "union": 10**400, "pred_area": 10**400}
+    saved.write_text("\n".join([*lines[:2], json.dumps(record), lines[3]]))
+    with pytest.raises(DataFileError, match=r"line 3: union is of 1329 bits; want 63 at most"):
+        load_records(saved)
+    for name, value in (("name", []), ("thresholds", "0.5"), ("resolution", 5)):
+        header = json.loads(lines[0])
+        header["protocol"][name] = value
+        saved.write_text("\n".join([json.dumps(header), *lines[1:]]))
+        with pytest.raises(DataFileError, match=rf"line 1: no protocol: .*{name}"):
+            load_records(saved)
