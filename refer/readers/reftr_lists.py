@@ -24,7 +24,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from refer.errors import DataFileError, MissingDataError
+from refer.errors import DataFileError
+from refer.files import check_file
 from refer.options import check_option
 from refer.pictures import picture_size
 from refer.readers.phrases import Box, Phrase, PhraseRecord, fit_boxes
@@ -58,8 +59,7 @@ def load_list(path: Path) -> list[Any]:
     Nothing else is built, so that nothing in the file can run. Raises MissingDataError;
     DataFileError for a file that wants more than that, is damaged or holds no list.
     """
-    if not path.is_file():
-        raise MissingDataError(f"no list {path}; github.com/ubc-vision/RefTR says where it is")
+    check_file(path, f"no list {path}; github.com/ubc-vision/RefTR says where it is")
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -67,7 +67,7 @@ def load_list(path: Path) -> list[Any]:
         raise DataFileError(
             f"{path}: refused, it holds more than plain content, or is damaged: {error}"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # damaged archives and pickles raise nearly anything
         raise DataFileError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     if not isinstance(found, list):
         raise DataFileError(f"{path}: holds a {type(found).__name__}, want a list of tuples")
@@ -97,7 +97,8 @@ def reftr_phrases(
         where = f"{path}: entry {number}"
         try:
             name, caption, spans = _read(entry, kind, box_values)
-        except (TypeError, ValueError, OverflowError) as error:
+        # RuntimeError: of tensors that numpy cannot have, such as those that want gradients.
+        except (TypeError, ValueError, OverflowError, IndexError, RuntimeError) as error:
             raise DataFileError(f"{where}: {error}; is the list of kind {kind!r}?") from error
         if not spans:
             notes["entries without words left out"] += 1

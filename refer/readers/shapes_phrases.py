@@ -11,6 +11,7 @@ import msgspec
 from refer.catalog import split_matches
 from refer.errors import DataFileError
 from refer.masks import encoded
+from refer.readers.instances import Side
 from refer.readers.json_file import load_json
 from refer.readers.phrases import Box, Phrase, PhraseRecord
 
@@ -18,8 +19,8 @@ from refer.readers.phrases import Box, Phrase, PhraseRecord
 class _Image(msgspec.Struct):
     id: int
     file_name: str
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class _Annotation(msgspec.Struct):

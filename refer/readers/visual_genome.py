@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from refer.errors import DataFileError
+from refer.readers.instances import Side
 from refer.readers.json_file import load_json
 from refer.readers.phrases import Phrase, PhraseRecord, fit_boxes
 
@@ -24,8 +25,8 @@ _CURE = "download it from visualgenome.org"
 class _Image(msgspec.Struct, gc=False):
     image_id: int
     url: str
-    width: int
-    height: int
+    width: Side
+    height: Side
     coco_id: int | None = None
     flickr_id: int | None = None
 

@@ -161,6 +161,28 @@ def test_refshapes_files_that_do_not_belong_together(shapes, tmp_path):
         list(shapes_phrases(tmp_path))
 
 
+def test_refshapes_phrases_without_annotations_have_no_mask(shapes, tmp_path):
+    raw = json.loads((shapes / "phrases.json").read_text())
+    raw[0]["phrases"][0]["ann_ids"] = []
+    (tmp_path / "phrases.json").write_text(json.dumps(raw))
+    (tmp_path / "instances.json").write_text((shapes / "instances.json").read_text())
+    assert len(list(shapes_phrases(tmp_path))) == len(raw)
+    with pytest.raises(DataFileError, match=r"phrases\.json: .* no annotation to draw"):
+        list(shapes_phrases(tmp_path, masks=True))
+
+
+def test_sentences_and_boxes_that_are_none(write_refer, records):
+    ref = records.ref(0, 100, 1, "train")
+    ref["sentences"][1]["raw"] = 5
+    refer = REFER(write_refer(refs=[ref]))
+    assert len(list(refer_phrases(refer))) == 2
+    with pytest.raises(DataFileError, match=r"refs\(unc\)\.p: ref 0 has a sentence without raw"):
+        list(refer_phrases(refer, text_field="raw"))
+    refer = REFER(write_refer(refs=[ref], annotations=[records.ann(100, 1, bbox=["1"] * 4)]))
+    with pytest.raises(DataFileError, match=r"instances\.json: annotation 100 has the bbox"):
+        list(refer_phrases(refer))
+
+
 # Visual Genome.
 
 
@@ -312,3 +334,12 @@ def test_damaged_referit(referit):
     (referit / "referit_bbox.json").write_text('{"4_1": [1, 2, 3]}')
     with pytest.raises(DataFileError, match=r"referit_bbox\.json: Expected `array` of length 4"):
         list(referit_phrases(referit, ["train"]))
+
+
+@pytest.mark.parametrize("width", [-1, 0, 10**30])
+def test_visual_genome_pictures_of_no_size(tmp_path, width):
+    folder = vg(tmp_path, [None])
+    images = json.loads((folder / "image_data.json").read_text())
+    (folder / "image_data.json").write_text(json.dumps([{**images[0], "width": width}]))
+    with pytest.raises(DataFileError, match=r"image_data\.json: .*width"):
+        list(vg_phrases(folder, ()))

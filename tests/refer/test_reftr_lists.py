@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def test_damaged_lists(tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(DataFileError, match=r"l\.pth"):
             load_list(path)
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with suppress(DataFileError):  # some bytes are of no consequence
+            load_list(path)
     torch.save({"a": 1}, path)
     with pytest.raises(DataFileError, match="holds a dict, want a list"):
         load_list(path)
@@ -110,6 +115,8 @@ def test_damaged_lists(tmp_path):
         ("flickr_multi", ("1.jpg", [1], [[1, 2, 3, 4]], ["a man"], 0, SENTENCE),
          "'a man' is not at character 1"),
         ("flickr_multi", ("1.jpg", [0], [], ["a man"], 0, SENTENCE), "1 positions, 0 boxes"),
+        ("vg", ("1.jpg", torch.ones(4, requires_grad=True), "a"), "requires grad"),
+        ("flickr_multi", ("1.jpg", [[]], [[1, 2, 3, 4]], ["a man"], 0, SENTENCE), "out of range"),
         ("flickr_multi", ("1.jpg", [None], [[1, 2, 3, 4]], ["a man"], 0, SENTENCE), "NoneType"),
     ],
 )  # fmt: skip
@@ -132,3 +139,14 @@ def test_sizes_come_from_the_pictures(tmp_path):
         size_of("b.png")
     with pytest.raises(UnknownNameError, match="want one of flickr_multi, flickr, refcoco"):
         list(reftr_phrases(tmp_path / "l.pth", "unc", "val", size_of))  # type: ignore[arg-type]
+
+
+def test_a_list_that_asks_for_all_memory(tmp_path, monkeypatch):
+    (tmp_path / "l.pth").touch()
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError("Unable to allocate 16.0 GiB")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(DataFileError, match=r"l\.pth: damaged \(MemoryError: Unable"):
+        load_list(tmp_path / "l.pth")
