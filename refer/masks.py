@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from refer.errors import DataFileError, UnknownNameError
-from refer.resizing import as_size, resize_mask
 
 Overlap = Literal["union", "drop", "sum"]
 Rle = dict[str, Any]
@@ -61,6 +60,7 @@ def decode_at(
 
     What detectron2 does with annotations, and so ReLA. Raises as `decode` does.
     """
+    from refer.resizing import as_size, resize_mask  # needs Pillow, which REFER does not
 
     target = as_size(size)
     parts = _parts(segmentation, where)
