@@ -7,8 +7,7 @@ Every source ends as the same `Components`; `backbone.py` does not know which on
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_log
 
-from vpd import files, infer, keys, untrained
+from vpd import files, infer, keys, loaders, untrained
 from vpd.errors import WeightsError
+from vpd.soundness import named
 from vpd.text import clip_tokenizer
 from vpd.zoo import EMBEDDED, EMBEDDED_FOLDER, Zoo
 
@@ -28,20 +27,6 @@ from vpd.zoo import EMBEDDED, EMBEDDED_FOLDER, Zoo
 # were drawn at random ("random:<seed>").
 INSIDE = "random (all weights inside; from {})"
 FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
-
-
-@contextmanager
-def _quietly(source: Path) -> Iterator[None]:
-    """Without the bar that transformers draws while it copies tensors out of a file that lies here;
-    a download keeps its bars, which the same switch would hide."""
-    if not source.is_dir() or not transformers_log.is_progress_bar_enabled():
-        yield
-        return
-    transformers_log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_log.enable_progress_bar()
 
 
 @dataclass
@@ -81,7 +66,7 @@ def load_components(source: str | Path | None, zoo: Zoo, *, seed: int = 0) -> Co
     path = Path(source)
     if path.suffix in FILE_SUFFIXES:
         path = path.resolve()
-        state = files.tensors(files.load(path), "model", "state_dict")
+        state = named(files.tensors(files.load(path), "model", "state_dict"), path)
         if is_released(state):
             return from_released(state, str(path))
         if any(key.startswith("model.diffusion_model.") for key in state):
@@ -116,18 +101,16 @@ def from_diffusers(source: str | Path) -> Components:
             f"{', '.join(FILE_SUFFIXES)}, nor a Hub id of the form owner/name"
         )
     try:
-        variant = _variant(folder)
-        unet = UNet2DConditionModel.from_pretrained(
-            where, subfolder="unet", variant=variant, torch_dtype=torch.float32
-        )
-        vae = AutoencoderKL.from_pretrained(
-            where, subfolder="vae", variant=variant, torch_dtype=torch.float32
-        )
-        with _quietly(folder):
-            text_encoder = CLIPTextModel.from_pretrained(
-                where, subfolder="text_encoder", variant=variant, dtype=torch.float32
+        options = {"variant": _variant(folder), "torch_dtype": torch.float32}
+        unet = loaders.whole(UNet2DConditionModel, where, "unet", **options)
+        vae = loaders.whole(AutoencoderKL, where, "vae", **options)
+        with loaders.quietly(folder):
+            text_encoder = loaders.text_encoder(
+                where, subfolder="text_encoder", variant=options["variant"]
             )
         tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
+    except WeightsError:
+        raise
     except Exception as error:  # the loaders raise a dozen types; each becomes one that says where
         cure = (
             "check that the download is complete"
@@ -135,8 +118,7 @@ def from_diffusers(source: str | Path) -> Components:
             else "no such folder exists here, and the Hub gave nothing (offline or gated?); "
             "download the repository and pass its folder"
         )
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"cannot load {where!r}: {reason}; {cure}") from error
+        raise WeightsError(f"cannot load {where!r}: {loaders.reason_of(error)}; {cure}") from error
     return Components(unet, encoder_only(vae), text_encoder, tokenizer, where)
 
 
@@ -164,7 +146,10 @@ def from_ldm_text(state: Mapping[str, Tensor], where: str) -> CLIPTextModel | No
     text_state.pop("embeddings.position_ids", None)
     if not text_state:
         return None
-    encoder = _empty(CLIPTextModel, CLIPTextConfig(**infer.text_config(text_state, where)))
+    with loaders.building("text encoder", where):
+        encoder = loaders.empty(
+            CLIPTextModel, CLIPTextConfig(**infer.text_config(text_state, where))
+        )
     shapes = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
     identity = [(key.rsplit(".", 1)[0],) * 2 for key in shapes]
     return _fill(encoder, keys.translate(text_state, shapes, identity, what="text", where=where))
@@ -184,15 +169,16 @@ def from_released(state: Mapping[str, Tensor], where: str, *, num_heads: int = 8
 
 def ldm_unet(state: Mapping[str, Tensor], where: str, num_heads: int) -> UNet2DConditionModel:
     """A UNet from LDM-named tensors, its architecture read off their shapes."""
-    unet = _empty(UNet2DConditionModel, **infer.unet_config(state, num_heads, where))
+    with loaders.building("UNet", where):
+        unet = loaders.empty(UNet2DConditionModel, **infer.unet_config(state, num_heads, where))
     shapes = {key: tuple(value.shape) for key, value in unet.state_dict().items()}
     return _fill(unet, keys.translate(state, shapes, unet_key_map(unet), what="UNet", where=where))
 
 
 def ldm_vae(state: Mapping[str, Tensor], where: str) -> AutoencoderKL:
     """A KL autoencoder without decoder from LDM-named tensors."""
-    vae = _empty(AutoencoderKL, **infer.vae_config(state, where))
-    vae = encoder_only(vae)
+    with loaders.building("VAE", where):
+        vae = encoder_only(loaders.empty(AutoencoderKL, **infer.vae_config(state, where)))
     shapes = {key: tuple(value.shape) for key, value in vae.state_dict().items()}
     return _fill(vae, keys.translate(state, shapes, vae_key_map(vae), what="VAE", where=where))
 
@@ -232,11 +218,18 @@ def random_components(zoo: Zoo, seed: int, *, prepared: bool = True) -> Componen
 
 def empty_components(config: Mapping[str, Any], source: str) -> Components:
     """Parts of the shapes in `config` (`unet`, `vae`, `text`) with CLIP's tokenizer, which pads
-    with `pad_token`; their weights follow later."""
-    unet = _empty(UNet2DConditionModel.from_config, dict(config["unet"]))
-    vae = encoder_only(_empty(AutoencoderKL.from_config, dict(config["vae"])))
-    text = config.get("text")
-    text_encoder = _empty(CLIPTextModel, CLIPTextConfig(**text)) if text else None
+    with `pad_token`; their weights follow later. Raises WeightsError naming the part that cannot
+    be built."""
+    text, text_encoder = config.get("text"), None
+    for part in ("unet", "vae", "text"):
+        loaders.shallow(config.get(part), part)
+    with loaders.building("UNet", "unet"):
+        unet = loaders.empty(UNet2DConditionModel.from_config, dict(config["unet"]))
+    with loaders.building("VAE", "vae"):
+        vae = encoder_only(loaders.empty(AutoencoderKL.from_config, dict(config["vae"])))
+    with loaders.building("text encoder", "text"):
+        if text:
+            text_encoder = loaders.empty(CLIPTextModel, CLIPTextConfig(**text))
     # Stable Diffusion 2.x pads with another token than 1.x. Files of before this was kept say none.
     # A tokenizer of its own: the common one is everybody's in this process.
     tokenizer = copy.deepcopy(clip_tokenizer())
@@ -246,19 +239,6 @@ def empty_components(config: Mapping[str, Any], source: str) -> Components:
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _empty(build: Any, *args: Any, **kwargs: Any) -> Any:
-    """Build without drawing initial weights that would be thrown away at once."""
-    with torch.device("meta"):
-        model = build(*args, **kwargs)
-    model = model.to_empty(device="cpu")
-    # to_empty leaves non-persistent buffers (CLIP's position ids) undefined, and no file has them.
-    for module in model.modules():
-        if "position_ids" in module._buffers and isinstance(module.position_ids, Tensor):
-            length = module.position_ids.shape[-1]
-            module.position_ids = torch.arange(length).expand(1, -1)
-    return model
 
 
 def _fill(model: Any, state: dict[str, Tensor]) -> Any:
@@ -275,19 +255,21 @@ def load_text(source: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """
     path = Path(source)
     if path.suffix in FILE_SUFFIXES:
-        state = files.tensors(files.load(path), "state_dict")
+        state = named(files.tensors(files.load(path), "state_dict"), path)
         part = from_ldm_text(state, str(path))
         if part is None:
             raise WeightsError(f"{path} holds no CLIP text encoder (cond_stage_model.*)")
         return part, clip_tokenizer()
     inner = {"subfolder": "text_encoder"} if (path / "text_encoder").is_dir() else {}
     try:
-        with _quietly(path):
-            encoder = CLIPTextModel.from_pretrained(str(source), dtype=torch.float32, **inner)
+        with loaders.quietly(path):
+            encoder = loaders.text_encoder(str(source), **inner)
+    except WeightsError:
+        raise
     except Exception as error:  # the loader raises many types; each becomes one that says where
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"cannot load a CLIP text encoder from {str(source)!r}: {reason}; pass a folder with "
-            "openai/clip-vit-large-patch14, a diffusers folder, or the Stable Diffusion .ckpt"
+            f"cannot load a CLIP text encoder from {str(source)!r}: {loaders.reason_of(error)}; "
+            "pass a folder with openai/clip-vit-large-patch14, a diffusers folder, or the Stable "
+            "Diffusion .ckpt"
         ) from error
     return encoder, clip_tokenizer()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 from vpd import DiffusionBackbone, WeightsError, files, keys, weights
 from vpd.zoo import ZOO, Zoo
@@ -131,8 +136,6 @@ def test_a_lightning_checkpoint_is_read_without_its_callbacks(parts, ldm_state, 
 
 
 def test_a_folder_without_a_part_is_named(folder, tmp_path):
-    import shutil
-
     shutil.copytree(folder, tmp_path / "sd")
     shutil.rmtree(tmp_path / "sd" / "vae")
     with pytest.raises(WeightsError, match="vae/ is missing"):
@@ -142,13 +145,78 @@ def test_a_folder_without_a_part_is_named(folder, tmp_path):
 
 
 def test_a_truncated_folder_file_is_named(folder, tmp_path):
-    import shutil
-
     shutil.copytree(folder, tmp_path / "sd")
     file = tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(WeightsError, match="download is complete"):
         weights.load_components(tmp_path / "sd", TINY)
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ("text_encoder", "encoder.layers.0.self_attn.v_proj.weight"),
+        ("unet", "down_blocks.1.attentions.0.norm.bias"),
+        ("vae", "encoder.conv_in.weight"),
+        ("vae", "decoder.conv_in.weight"),
+    ],
+)
+def test_a_folder_that_lacks_one_weight_is_named(parts, folder, tmp_path, part, lost):
+    """The loaders would draw it at random, or leave it without a value. No decoder is needed."""
+    shutil.copytree(folder, tmp_path / "sd")
+    (file,) = (tmp_path / "sd" / part).glob("*.safetensors")
+    state = load_file(file)
+    del state[lost]
+    save_file(state, file, {"format": "pt"})
+    if lost.startswith("decoder."):
+        assert_same(parts, weights.load_components(tmp_path / "sd", TINY))
+        return
+    with pytest.raises(WeightsError, match=rf"{part}/ lacks weights .*: {re.escape(lost)};"):
+        weights.load_components(tmp_path / "sd", TINY)
+    if part == "text_encoder":
+        for source in (tmp_path / "sd", tmp_path / "sd" / part):
+            with pytest.raises(WeightsError, match=f"lacks weights .*: {re.escape(lost)};"):
+                weights.load_text(source)
+
+
+def test_clip_as_its_authors_keep_it_lacks_nothing(parts, tmp_path):
+    """Both halves in one file, the text half under a prefix and with its old position ids."""
+    text = {**TINY.text, "projection_dim": 8}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 1, "image_size": 32, "patch_size": 16, "projection_dim": 8}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    clip.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    own = parts.text_encoder.state_dict()
+    state |= {f"text_model.{name}": value.clone() for name, value in own.items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    found, _ = weights.load_text(tmp_path)
+    assert all(torch.equal(value, own[name]) for name, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [("unet", "transformer_layers_per_block"), ("text_encoder", "num_hidden_layers")],
+)
+def test_a_folder_that_asks_for_endless_layers_is_refused(folder, tmp_path, part, entry):
+    shutil.copytree(folder, tmp_path / "sd")
+    file = tmp_path / "sd" / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {entry: 2**62}))
+    with pytest.raises(WeightsError, match=f"{part}/config.json: {entry} is 4.6.*64 at most"):
+        weights.load_components(tmp_path / "sd", TINY)
+
+
+def test_a_file_of_other_shapes_or_names_is_named(ldm_state, tmp_path):
+    """A VAE of 16 channels has too few for its 32 groups; a list is no state."""
+    key = "first_stage_model.encoder.down.0.block.0.conv1.weight"
+    torch.save(ldm_state | {key: ldm_state[key][:16].clone()}, tmp_path / "narrow.ckpt")
+    with pytest.raises(WeightsError, match=r"narrow.ckpt: no VAE can be built: .*num_groups"):
+        weights.load_components(tmp_path / "narrow.ckpt", TINY)
+    torch.save({0: torch.zeros(1), "a": torch.zeros(1)}, tmp_path / "list.ckpt")
+    for load in (lambda path: weights.load_components(path, TINY), weights.load_text):
+        with pytest.raises(WeightsError, match=r"list.ckpt keeps a tensor under 0"):
+            load(tmp_path / "list.ckpt")
 
 
 def test_offline_hub_id_tells_the_cure():
