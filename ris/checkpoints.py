@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ris.cards import FORMAT, whole_card
+from ris.cards import FORMAT, built_from, whole_card
 from ris.errors import CheckpointError
 from ris.frozen import fingerprint, frozen_names, has_no_home
 from ris.general import GeneralRefer
@@ -26,6 +27,8 @@ from ris.grounding import GroundRefer
 from ris.models import VPDRefer
 from ris.released import load_released
 from vpd import DiffusionBackbone, files, weights
+from vpd.errors import VPDError
+from vpd.soundness import unsound
 from vpd.zoo import ZOO
 
 SYSTEMS: dict[str, type[VPDRefer]] = {
@@ -48,6 +51,8 @@ def save(
     info: entries for the card in config.json (image_size, scores, data set, ...).
     """
     folder = Path(folder)
+    if "\0" in str(folder):
+        raise CheckpointError(f"{str(folder)!r} is no name of a folder: it holds a null character")
     if model.backbone.trades["int8"]:
         raise CheckpointError(
             "weights of trade int8 are rounded and cannot be saved; load the model without the "
@@ -74,19 +79,20 @@ def save(
     }
     # Of this process alone: another run may be writing to the same place.
     beside, old = (folder.with_name(f"{folder.name}.{end}{os.getpid()}") for end in ("part", "old"))
-    for stale in (beside, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
+        for stale in (beside, old):
+            shutil.rmtree(stale, ignore_errors=True)
+        beside.mkdir(parents=True)
         save_file(kept, beside / "model.safetensors")
         (beside / "config.json").write_text(json.dumps(config, indent=1, default=str))
         if folder.exists():
             os.replace(folder, old)
         os.replace(beside, folder)
     except (OSError, SafetensorError) as error:
+        said = str(error).replace(str(beside), str(folder))  # the draft's name says nobody anything
         raise CheckpointError(
-            f"the model could not be written to {folder}: {error}; make room there; what was there "
-            "before is kept"
+            f"the model could not be written to {folder}: {said}; make room there or name another "
+            "place; what was there before is kept"
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -125,34 +131,36 @@ def load(
         return load_released(
             path, config, token_length=token_length, text=text or DEFAULT_TEXT, **options
         )
-    described = whole_card(path)
-    architecture = described["backbone"]
+    card = whole_card(path)
     # Checkpointing is for training, and would only get into the way of what is asked for here.
-    settings = {**architecture["options"], "checkpointing": False, **options}
+    settings = {**card.backbone.options, "checkpointing": False, **options}
     trades = settings.pop("trades", None)
     if token_length is not None and token_length != settings["token_length"]:
         raise CheckpointError(
             f"{path} was trained with token_length {settings['token_length']}, but {token_length} "
             f"was asked for; pass --token_length {settings['token_length']}"
         )
-    frozen = described.get("frozen")
-    if frozen:
-        source = str(weights_source or frozen["source"])
-        components = weights.load_components(source, ZOO["sd15"])
-    else:
-        components = weights.empty_components(architecture, architecture["source"])
-    system = SYSTEMS.get(described["system"])
+    frozen, system = card.frozen, SYSTEMS.get(card.system)
     if system is None:
         raise CheckpointError(
-            f"{path}/config.json names system {described['system']!r}; there are "
-            f"{', '.join(SYSTEMS)}"
+            f"{path}/config.json names system {card.system!r}; there are {', '.join(SYSTEMS)}"
         )
-    model = system(
-        DiffusionBackbone(components, **settings),
-        described["head"],
-        class_weight=described["class_weight"],
-        ignore_sentence=described["ignore_sentence"],
-    )
+    if frozen:
+        source = str(weights_source or frozen.source)
+        components = weights.load_components(source, ZOO["sd15"])
+    else:
+        with built_from(path, "backbone"):
+            components = weights.empty_components(asdict(card.backbone), card.backbone.source)
+    # Options may be the caller's, whose errors are clear.
+    with built_from(path, "backbone.options", VPDError, ImportError):
+        backbone = DiffusionBackbone(components, **settings)
+    with built_from(path, "head or class_weight", ImportError):
+        model = system(
+            backbone,
+            card.head,
+            class_weight=card.class_weight,
+            ignore_sentence=card.ignore_sentence,
+        )
     state = files.tensors(files.load(path / "model.safetensors"))
     # What is in the file counts, also of weights that this model does not train: an earlier stage
     # may have (`start_from`).
@@ -162,12 +170,11 @@ def load(
     if frozen:
         own = model.state_dict()
         found = fingerprint({name: own[name] for name in allowed})
-        if found != frozen["fingerprint"]:
+        if found != frozen.fingerprint:
             raise CheckpointError(
-                f"{path} was trained on the frozen weights of {frozen['source']}; those in "
-                f"{source} are others (fingerprint {found[:12]}, not "
-                f"{frozen['fingerprint'][:12]}); name the original ones (ris test --weights, "
-                "ris predict or convert --sd)"
+                f"{path} was trained on the frozen weights of {frozen.source}; those in {source} "
+                f"are others (fingerprint {found[:12]}, not {frozen.fingerprint[:12]}); name the "
+                "original ones (ris test --weights, ris predict or convert --sd)"
             )
     model.backbone.trade(trades)  # they change weights: only now that all are there and checked
     return model.eval()
@@ -185,6 +192,7 @@ def _check_keys(
             for name, value in state.items()
             if name in own and own[name].shape != value.shape
         ],
+        "no weights": unsound(state, own),
     }
     text = "; ".join(
         f"{label}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if names[5:] else "")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refer.pictures import open_picture
 from refer.transforms import normalise, resize_picture
-from ris import cards, checkpoints, hub
+from ris import cards, checkpoints, hub, sizes
 from ris.devices import choose_device, choose_dtype
 from ris.download import fetch_picture, is_url
 from ris.errors import OptionError
@@ -92,8 +92,10 @@ class Predictor:
             raise OptionError(f"revision {revision!r} is for a Hub id; {path} is none")
         model = checkpoints.load(path, **options)
         info = cards.read_config(path)["info"] if Path(path).is_dir() else {}
-        trained_at = info.get("image_size", 512)
-        size = trained_at if image_size is None else image_size
+        size = image_size
+        if size is None:
+            with cards.built_from(path, "info.image_size"):
+                size = sizes.image_size(info.get("image_size", 512))
         return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:

@@ -19,6 +19,7 @@ from refer.files import draft_of
 from ris.errors import CheckpointError
 from ris.models import VPDRefer
 from vpd import DiffusionBackbone, files, keys, weights
+from vpd.soundness import named, unsound
 
 _PLAIN = (
     ("text_adapter.fc", "backbone.adapter.fc"),
@@ -61,7 +62,7 @@ def load_released(
         CheckpointError: keys missing or unexpected, or a config that contradicts the shapes.
         vpd.WeightsError: the file itself is missing, damaged or hostile.
     """
-    state = files.tensors(files.load(path), "model")
+    state = named(files.tensors(files.load(path), "model"), path)
     where = str(path)
     if not weights.is_released(state):
         raise CheckpointError(
@@ -74,7 +75,7 @@ def load_released(
         raise CheckpointError(
             f"config entries {', '.join(unknown)} are unknown; use {', '.join(CONFIG_KEYS)}"
         )
-    components = weights.from_released(state, where, num_heads=int(config.get("num_heads", HEADS)))
+    components = weights.from_released(state, where, num_heads=_claimed_heads(config))
     if text is not None:
         components.text_encoder, components.tokenizer = weights.load_text(text)
     rest = {
@@ -103,6 +104,8 @@ def load_released(
     gamma = rest.pop("gamma", None)
     if gamma is None:
         raise CheckpointError(f"{where}: the key gamma (text adapter scale) is missing")
+    if (found := tuple(gamma.shape)) != (wanted := own["backbone.adapter.gamma"]):
+        raise CheckpointError(f"{where}: the key gamma is {found}, expected {wanted}")
     translated = keys.translate(
         rest,
         {key: shape for key, shape in own.items() if key != "backbone.adapter.gamma"},
@@ -112,7 +115,23 @@ def load_released(
     )
     translated["backbone.adapter.gamma"] = gamma
     model.load_state_dict(translated, strict=False)
+    filled = model.state_dict()
+    if odd := unsound(
+        state, {theirs: filled[own] for theirs, own in released_names(model).items()}
+    ):
+        raise CheckpointError(f"{where} holds what no model can use: {'; '.join(odd[:5])}")
     return model.eval()
+
+
+def _claimed_heads(config: Mapping[str, Any]) -> int:
+    said = config.get("num_heads", HEADS)
+    try:
+        heads = int(said)
+    except (TypeError, ValueError, OverflowError):
+        heads = 0
+    if heads < 1:
+        raise CheckpointError(f"config says num_heads={said!r}; want a whole number, 1 or more")
+    return heads
 
 
 def save_released(model: VPDRefer, path: str | Path) -> None:
@@ -248,6 +267,8 @@ def _head_shape(
         length = state["classifier.conv1_4.weight"].shape[1] - widths[3] - widths[2]
     except KeyError as error:
         raise CheckpointError(f"{where}: the decoder's key {error} is missing") from error
+    except IndexError as error:
+        raise CheckpointError(f"{where}: the decoder's kernels have too few sides") from error
     if length < 1:
         raise CheckpointError(
             f"{where}: the decoder takes {length} map channels behind UNet widths {widths}; "

@@ -9,6 +9,7 @@ from ris.errors import CheckpointError
 from ris.frozen import PRETRAINED, fingerprint, frozen_names, has_no_home
 from ris.models import VPDRefer
 from vpd import files
+from vpd.soundness import unsound
 
 
 def start_from(model: VPDRefer, path: str | Path) -> str:
@@ -23,7 +24,7 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
     trained LoRA's weights and this one has none, or if the frozen weights that are not in the
     folder are others here.
     """
-    described = whole_card(path)
+    card = whole_card(path)
     state = files.tensors(files.load(Path(path) / "model.safetensors"))
     own = model.state_dict()
     met = [name for name in state if name in own]
@@ -32,7 +33,12 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
         for name in met
         if state[name].shape != own[name].shape
     ]
-    length = described["backbone"]["options"]["token_length"]
+    if odd := unsound(state, own):
+        raise CheckpointError(
+            f"{path}/model.safetensors cannot begin this run: {'; '.join(odd[:5])}; give the "
+            "folder of a training that went well"
+        )
+    length = card.backbone.options["token_length"]
     if length != model.backbone.token_length:
         raise CheckpointError(
             f"{path} was trained with token_length {length}, this run has "
@@ -42,7 +48,7 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
     if differing or not any(name.startswith("head.") for name in met):
         what = f"other shapes: {', '.join(differing[:5])}" if differing else "no weight of the head"
         raise CheckpointError(
-            f"{path} ({described['head']}) cannot begin this run ({model.head_config}): {what}; "
+            f"{path} ({card.head}) cannot begin this run ({model.head_config}): {what}; "
             "give both stages the same head settings, answers apart"
         )
     if any(".lora_" in name for name in state.keys() - own.keys()):
@@ -51,10 +57,10 @@ def start_from(model: VPDRefer, path: str | Path) -> str:
             f"({model.backbone.unet_mode}) has no place for what was learned; pass --unet_mode lora"
         )
     elsewhere = {n: own[n] for n in own if n.startswith(PRETRAINED) and n not in state}
-    frozen = described.get("frozen")
-    if frozen and fingerprint(elsewhere) != frozen["fingerprint"]:
+    frozen = card.frozen
+    if frozen and fingerprint(elsewhere) != frozen.fingerprint:
         raise CheckpointError(
-            f"{path} was trained on the frozen weights of {frozen['source']}; this run's, of "
+            f"{path} was trained on the frozen weights of {frozen.source}; this run's, of "
             f"{model.backbone.source}, are others; give both stages the same --weights"
         )
     model.load_state_dict({name: state[name] for name in met}, strict=False)

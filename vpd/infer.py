@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vpd.errors import WeightsError
 
+_MOST = 256  # parts of one kind; a name with a greater number would have us look for all before it
+
 
 def unet_config(state: Mapping[str, Tensor], num_heads: int, where: str) -> dict[str, Any]:
     """diffusers `UNet2DConditionModel` arguments for an LDM UNet `state` (names without prefix)."""
@@ -111,4 +113,6 @@ def _numbers(state: Mapping[str, Tensor], pattern: str) -> set[int]:
     found = {int(match[1]) for key in state if (match := re.match(pattern, key))}
     if not found:
         raise KeyError(f"no key matches {pattern}")
+    if max(found) > _MOST:
+        raise ValueError(f"a key that matches {pattern} has number {max(found):.6g}")
     return found

@@ -233,7 +233,7 @@ def empty_components(config: Mapping[str, Any], source: str) -> Components:
     # Stable Diffusion 2.x pads with another token than 1.x. Files of before this was kept say none.
     # A tokenizer of its own: the common one is everybody's in this process.
     tokenizer = copy.deepcopy(clip_tokenizer())
-    tokenizer.pad_token = config.get("pad_token", tokenizer.pad_token)
+    tokenizer.pad_token = config.get("pad_token") or tokenizer.pad_token
     return Components(unet, vae, text_encoder, tokenizer, source)
 
 

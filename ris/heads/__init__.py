@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ris.heads.reftr import RefTRHead
 from ris.heads.vpd_decoder import VPDDecoder
 from ris.heads.word_decoder import WordDecoder
 from ris.mmseg_compat import head_class, refuse_code
+from vpd.soundness import too_deep
 
 HEADS: dict[str, type[nn.Module]] = {
     "VPDDecoder": VPDDecoder,
@@ -24,6 +26,7 @@ HEADS: dict[str, type[nn.Module]] = {
     "RefTRHead": RefTRHead,
     "PhrasePixelHead": PhrasePixelHead,
 }
+_FILLED_IN = ("in_channels", "text_channels", "build")  # not by a config
 GROUND_HEADS = (RefTRHead, PhrasePixelHead)  # they are told of phrases, and give boxes and masks
 
 
@@ -50,7 +53,7 @@ def build_head(
         arguments.setdefault("align_corners", False)
         chosen = in_channels[index] if isinstance(index, int) else [in_channels[i] for i in index]
         arguments["in_channels"] = chosen
-    elif name in HEADS:
+    elif isinstance(name, str) and name in HEADS:
         build = HEADS[name]
         arguments["in_channels"] = in_channels
         if reads_words(build):
@@ -60,15 +63,25 @@ def build_head(
     else:
         known = ", ".join([*HEADS, "mmseg.<any decode head>"])
         raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
+    if said := too_deep(arguments):
+        raise OptionError(f"head {name}: {said}")
     # mmsegmentation looks its parts up in the current scope, which a Runner sets to mmengine's.
     scope = "mmseg" if name.startswith("mmseg.") else None
     try:
         with DefaultScope.overwrite_default_scope(scope):
             return build(**arguments)
-    except OptionError:  # of a decoder within
+    except (OptionError, ImportError):  # of a decoder within; of a package that is not there
         raise
-    except (TypeError, AssertionError) as error:
-        raise OptionError(f"head {name} cannot be built with {arguments}: {error}") from error
+    except Exception as error:  # torch and mmsegmentation raise a dozen types for odd values
+        raise OptionError(_refusal(name, build, config, error)) from error
+
+
+def _refusal(name: str, build: type[nn.Module], config: Mapping[str, Any], error: Exception) -> str:
+    """What was asked for, and what the head takes where it is one of this package's."""
+    given = ", ".join(f"{key}={value!r:.80}" for key, value in config.items() if key != "type")
+    known = [key for key in inspect.signature(build).parameters if key not in _FILLED_IN]
+    takes = "" if name.startswith("mmseg.") else f"; it takes {', '.join(known)}"
+    return f"head {name} cannot be built with {given or 'no options'}: {error!s:.200}{takes}"
 
 
 def reads_words(head: nn.Module | type[nn.Module]) -> bool:
