@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ris.card_file import read_object
 from ris.errors import CheckpointError, RISError
 from vpd import DiffusionBackbone
 from vpd.errors import VPDError
@@ -77,9 +77,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if it is none."""
     file = Path(path) / "config.json"
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-        if described["format"] != FORMAT:
-            raise CheckpointError(f"{file} has format {described['format']!r}, not {FORMAT!r}")
+        described = read_object(file, FORMAT)
     except FileNotFoundError:
         if (Path(path) / "model_index.json").is_file():
             raise CheckpointError(
@@ -89,12 +87,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no checkpoint folder: config.json and model.safetensors are needed"
         ) from None
-    except CheckpointError:
-        raise
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file} is damaged or no checkpoint's: {reason_of(error)}; {_CURE}"
-        ) from error
     if not isinstance(described.get("info", {}), dict):
         raise CheckpointError(f"{file}: info is {described['info']!r}; want an object; {_CURE}")
     return described

@@ -8,16 +8,17 @@ Shapes: S sentences, T tokens, H W pixels of the model's square, H0 W0 of the pi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
+import msgspec
 import numpy as np
 from PIL import Image
 
 from refer.pictures import open_picture
+from ris.card_file import read_object
 from ris.errors import CheckpointError, OptionError
 from ris.prediction import Prediction, tight_boxes
 from vpd.cleaning import clean
@@ -25,7 +26,16 @@ from vpd.errors import TextError, missing_extra
 
 FORMAT = "vpd-ris onnx 1"
 CARD, TOKENIZER = "model.json", "tokenizer.json"
+_PAIR = msgspec.Meta(min_length=2, max_length=2)
 FILES = ("picture", "text", "segment")
+
+
+class _Card(msgspec.Struct):
+    """What is read of the card here."""
+
+    image_size: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**14)]], _PAIR]
+    sentence_batch: Annotated[int, msgspec.Meta(ge=1)]
+    ignore_sentence: bool
 
 
 class OnnxPredictor:
@@ -152,16 +162,14 @@ class OnnxPredictor:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """`model.json` of an exported folder. Raises CheckpointError if it is none."""
+    file = folder / CARD
     try:
-        card = json.loads((folder / CARD).read_text())
-        if card["format"] != FORMAT:
-            raise CheckpointError(f"{folder / CARD} has format {card['format']!r}, not {FORMAT!r}")
+        card = read_object(file, FORMAT)
+        msgspec.convert(card, _Card, strict=False)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} is no exported model: {CARD} is not there; ris convert --to onnx writes one"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{folder / CARD} is damaged: {error}") from error
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{file} is damaged: {error}; export the model again") from error
     return card

@@ -79,7 +79,8 @@ class TensorCache:
     def refresh(self) -> None:
         """Take notice of what other processes have written since."""
         for path in sorted(self.folder.glob("part_*.bin")):
-            if path != getattr(self, "_own", None):
+            # Of a folder, a pipe or a dangling link nothing can be kept.
+            if path != getattr(self, "_own", None) and path.is_file():
                 self._index(path)
 
     def get(self, digest: bytes) -> Tensor | None:

@@ -50,6 +50,8 @@ def _byte_symbols() -> list[str]:
 
 def token_counts(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> list[int]:
     """Tokens of each sentence, begin and end tokens included, before any truncation."""
+    if not sentences:  # the tokenizer takes no empty list
+        return []
     return [len(ids) for ids in tokenizer([clean(s) for s in sentences])["input_ids"]]
 
 

@@ -51,6 +51,9 @@ def report(per_split: dict[str, Counter[int]]) -> str:
     """Histogram per split, sentences that each length would cut, and the recommended length."""
     lines = []
     for split, counts in per_split.items():
+        if not counts:
+            lines.append(f"{split}: no sentences")
+            continue
         lines.append(f"{split}: {counts.total()} sentences, longest {max(counts)} tokens")
         peak = max(counts.values())
         for tokens in sorted(counts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 
 import pytest
 import torch
@@ -120,6 +121,7 @@ def test_a_card_that_is_no_json_file_is_named(tmp_path, folder):
         ("list", lambda file: file.write_text("[]")),
         ("folder", lambda file: file.mkdir()),
         ("loop", lambda file: file.symlink_to(file)),
+        ("pipe", lambda file: os.mkfifo(file)),
     ):
         (tmp_path / name).mkdir()
         make(tmp_path / name / "config.json")

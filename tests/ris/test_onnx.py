@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from ris.errors import CheckpointError, OptionError
 from ris.general import GeneralRefer
 from ris.heads.word_decoder import PixelWordAttention
 from ris.models import VPDRefer
-from ris.onnx_runtime import OnnxPredictor
+from ris.onnx_runtime import CARD, FORMAT, OnnxPredictor, read_card
 from vpd import DiffusionBackbone, convolution
 from vpd.errors import TextError
 
@@ -174,6 +175,30 @@ def test_bad_folders_and_questions(exported, tmp_path):
         one.predict(["a dog", " "])
     with pytest.raises(OptionError, match="uint8"):
         one.set_image(PICTURE.astype(np.float32))
+
+
+@needs_extra
+def test_a_card_is_checked_as_a_whole(tmp_path):
+    card = {"format": FORMAT, "image_size": [64, 64], "sentence_batch": 2, "ignore_sentence": False}
+    file = tmp_path / CARD
+    file.write_text(json.dumps(card))
+    assert read_card(tmp_path) == card
+    for entry, value in (
+        ("image_size", None), ("image_size", [64]), ("image_size", ["x", 64]),
+        ("image_size", [0, 64]), ("image_size", 2**70), ("sentence_batch", 0),
+        ("sentence_batch", "x"), ("ignore_sentence", []), ("format", 3),
+    ):  # fmt: skip
+        file.write_text(json.dumps(card | {entry: value}))
+        with pytest.raises(CheckpointError, match=f"model.json .*{entry}"):
+            OnnxPredictor(tmp_path)
+    for text in ("[" * 100_000, "[]", "{", json.dumps({"format": FORMAT})):
+        file.write_text(text)
+        with pytest.raises(CheckpointError, match=r"model\.json is damaged"):
+            OnnxPredictor(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(CheckpointError, match="a folder or a pipe"):
+        OnnxPredictor(tmp_path)
 
 
 def test_written_out_word_attention_is_the_fused_kernel():

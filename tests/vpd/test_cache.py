@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_a_damaged_record_is_absent_and_can_be_written_anew(tmp_path, damage):
     later.put(digest_of(b"b"), torch.full((2, 3), 2.0))
     assert torch.equal(later.get(digest_of(b"b")), torch.full((2, 3), 2.0))
     assert torch.equal(opened(tmp_path).get(digest_of(b"b")), torch.full((2, 3), 2.0))
+
+
+def test_what_lies_in_place_of_a_part_is_passed_over(tmp_path):
+    """A pipe would be waited for; a part that went away leaves a link that leads nowhere."""
+    first = opened(tmp_path)
+    first.put(digest_of(b"a"), torch.ones(2, 3))
+    (first.folder / "part_folder.bin").mkdir()
+    (first.folder / "part_link.bin").symlink_to(tmp_path / "nowhere")
+    (first.folder / "part_loop.bin").symlink_to("part_loop.bin")
+    os.mkfifo(first.folder / "part_pipe.bin")
+    assert len(opened(tmp_path)) == 1
 
 
 def test_two_processes_share_without_writing_to_one_file(tmp_path):

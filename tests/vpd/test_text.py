@@ -87,3 +87,7 @@ def test_the_adapter_starts_near_the_identity():
     adapter.gamma.data.fill_(1.0)
     expected = text + adapter.fc[2](torch.nn.functional.gelu(adapter.fc[0](text)))
     assert torch.allclose(adapter(text), expected)
+
+
+def test_no_sentences_have_no_tokens():
+    assert token_counts(clip_tokenizer(), []) == []
