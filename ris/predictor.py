@@ -28,6 +28,7 @@ from vpd import weights
 
 __all__ = ["Picture", "Prediction", "Predictor"]
 
+LARGEST = 2**14  # a side of the square; a card that asks for more asks for all memory
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -96,6 +97,8 @@ class Predictor:
         if size is None:
             with cards.built_from(path, "info.image_size"):
                 size = sizes.image_size(info.get("image_size", 512))
+                if max(np.atleast_1d(size)) > LARGEST:
+                    raise OptionError(f"image size {size} is beyond {LARGEST}, which none is")
         return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:

@@ -17,6 +17,7 @@ from ris.heads.reftr import RefTRHead
 from ris.heads.vpd_decoder import VPDDecoder
 from ris.heads.word_decoder import WordDecoder
 from ris.mmseg_compat import head_class, refuse_code
+from vpd.loaders import reason_of
 from vpd.soundness import too_deep
 
 HEADS: dict[str, type[nn.Module]] = {
@@ -81,7 +82,9 @@ def _refusal(name: str, build: type[nn.Module], config: Mapping[str, Any], error
     given = ", ".join(f"{key}={value!r:.80}" for key, value in config.items() if key != "type")
     known = [key for key in inspect.signature(build).parameters if key not in _FILLED_IN]
     takes = "" if name.startswith("mmseg.") else f"; it takes {', '.join(known)}"
-    return f"head {name} cannot be built with {given or 'no options'}: {error!s:.200}{takes}"
+    return (
+        f"head {name} cannot be built with {given or 'no options'}: {reason_of(error):.200}{takes}"
+    )
 
 
 def reads_words(head: nn.Module | type[nn.Module]) -> bool:

@@ -86,10 +86,11 @@ def test_an_entry_of_another_kind_is_named(changed, entry, value, said):
     with pytest.raises(CheckpointError, match=r"config\.json") as caught:
         checkpoints.load(changed(entry, value))
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 900
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [{}, "x", 0, 100, [64]])
+@pytest.mark.parametrize("value", [{}, "x", 0, 100, [64], 2**64])
 def test_a_size_that_no_model_takes_is_named(changed, value):
     with pytest.raises(CheckpointError, match=r"config\.json: info\.image_size: image size"):
         Predictor.from_pretrained(changed("info.image_size", value), device="cpu")

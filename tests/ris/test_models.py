@@ -147,6 +147,18 @@ def test_unknown_heads_and_arguments_are_named():
         build_head({"type": "VPDDecoder", "depth": 3}, CHANNELS)
 
 
+def test_a_refused_head_says_what_it_takes():
+    """Not the channels of every level, which nobody gave."""
+    with pytest.raises(OptionError, match=r"depth=3: .*; it takes channels, word") as caught:
+        build_head({"type": "WordDecoder", "depth": 3}, CHANNELS, text_channels=12)
+    assert len(str(caught.value)) < 300
+    for entry in ({"channels": 6, "layers": 1}, {"channels": -1}, {"channels": "x"}):
+        with pytest.raises(OptionError, match="head WordDecoder cannot be built with channels="):
+            build_head({"type": "WordDecoder", **entry}, CHANNELS, text_channels=12)
+    with pytest.raises(OptionError, match="layers is 65; want 64 at most"):
+        build_head({"type": "WordDecoder", "layers": 65}, CHANNELS, text_channels=12)
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

@@ -266,6 +266,36 @@ def test_missing_keys_are_named(released_state, tmp_path, key, match):
         load_released(tmp_path / "part.pth", HEADS)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("classifier.conv1_4.weight", lambda old: old * torch.nan, "conv1_4.weight has values"),
+        ("gamma", lambda old: old.to(torch.int32), "gamma is int32"),
+        ("gamma", lambda old: old[:3].clone(), r"the key gamma is \(3,\), expected \(32,\)"),
+        ("classifier.conv1_1.weight", lambda old: torch.zeros(()), "too few sides"),
+        (7, lambda old: torch.zeros(1), "keeps a tensor under 7"),
+        (
+            "unet.unet.diffusion_model.middle_block.1.transformer_blocks.99999999.x",
+            lambda old: torch.zeros(1),
+            r"odd.pth: no Stable Diffusion.*has number 1e\+08",
+        ),
+    ],
+)
+def test_what_no_model_can_use_is_named(released_state, tmp_path, key, value, match):
+    """NaN and whole numbers would be taken without a word."""
+    torch.save(
+        {"model": {**released_state, key: value(released_state.get(key))}}, tmp_path / "odd.pth"
+    )
+    with pytest.raises((CheckpointError, WeightsError), match=match):
+        load_released(tmp_path / "odd.pth", HEADS)
+
+
+@pytest.mark.parametrize("heads", [0, -1, "x", None])
+def test_a_number_of_heads_that_is_none_is_named(released_file, heads):
+    with pytest.raises(CheckpointError, match=r"num_heads=.*want a whole number, 1 or more"):
+        load_released(released_file, {"num_heads": heads})
+
+
 def test_unexpected_and_misshapen_keys_are_named(released_state, tmp_path):
     state = dict(released_state)
     state["classifier.conv9_9.weight"] = torch.zeros(1)
