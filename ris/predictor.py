@@ -98,7 +98,7 @@ class Predictor:
             with cards.built_from(path, "info.image_size"):
                 size = sizes.image_size(info.get("image_size", 512))
                 if max(np.atleast_1d(size)) > LARGEST:
-                    raise OptionError(f"image size {size} is beyond {LARGEST}, which none is")
+                    raise OptionError(f"image size {size}; want {LARGEST} at most")
         return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:

@@ -179,6 +179,21 @@ def test_a_folder_that_lacks_one_weight_is_named(parts, folder, tmp_path, part, 
                 weights.load_text(source)
 
 
+def test_the_names_of_the_first_repositories_lack_nothing(parts, folder, tmp_path):
+    """Stable Diffusion 1.5's VAE calls its attention's layers query, key, value and proj_attn."""
+    shutil.copytree(folder, tmp_path / "sd")
+    file = tmp_path / "sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, value in load_file(file).items():
+        for new, first in old.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{first}.")
+        state[name] = value
+    assert any(".proj_attn." in name for name in state)
+    save_file(state, file, {"format": "pt"})
+    assert_same(parts, weights.load_components(tmp_path / "sd", TINY))
+
+
 def test_clip_as_its_authors_keep_it_lacks_nothing(parts, tmp_path):
     """Both halves in one file, the text half under a prefix and with its old position ids."""
     text = {**TINY.text, "projection_dim": 8}
