@@ -16,7 +16,6 @@ from typing import Any
 
 from msgspec.structs import asdict
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ris.cards import FORMAT, built_from, whole_card
@@ -28,6 +27,7 @@ from ris.models import VPDRefer
 from ris.released import load_released
 from vpd import DiffusionBackbone, files, weights
 from vpd.errors import VPDError
+from vpd.files import save_file
 from vpd.soundness import unsound
 from vpd.zoo import ZOO
 

@@ -234,6 +234,11 @@ def _open(picture: Picture) -> Image.Image:
                 f"a picture array must be uint8 [H, W, 3]; got {picture.dtype} {picture.shape}"
             )
         return Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise OptionError(
+            f"a {type(picture).__name__} is no picture; give a path, an address, a PIL picture, or "
+            "a uint8 array [H, W, 3] (of a tensor [3, H, W]: tensor.permute(1, 2, 0).numpy())"
+        )
     return picture.convert("RGB")
 
 

@@ -305,3 +305,16 @@ def test_offline_the_hubs_errors_name_the_cure(predictor, tmp_path, monkeypatch)
     predictor.save_pretrained(tmp_path / "here")
     with pytest.raises(OptionError, match="revision"):
         Predictor.from_pretrained(tmp_path / "here", revision="v1")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.zeros(3, 64, 64), r"a Tensor is no picture.*permute\(1, 2, 0\)"),
+        (None, "a NoneType is no picture"),
+        (np.zeros((64, 64), np.uint8), r"uint8 \[H, W, 3\]; got uint8 \(64, 64\)"),
+    ],
+)
+def test_what_is_no_picture_is_named(predictor, given, said):
+    with pytest.raises(OptionError, match=said):
+        predictor.set_image(given)
