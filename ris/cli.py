@@ -7,7 +7,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from ris import allocator
+from ris import allocator, plugins
 from ris.arguments import Parser
 from ris.commands import COMMANDS
 from ris.errors import EXIT_RESUMABLE, RISError, Stopped
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     allocator.huge_pages()  # now: the command will import torch, which looks only once
     try:
+        plugins.load()
         arguments.run(arguments)
     except Stopped as stopped:
         print(f"ris {arguments.command}: {stopped}", file=sys.stderr)

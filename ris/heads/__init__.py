@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -27,8 +27,28 @@ HEADS: dict[str, type[nn.Module]] = {
     "RefTRHead": RefTRHead,
     "PhrasePixelHead": PhrasePixelHead,
 }
+Head = TypeVar("Head", bound=nn.Module)
 _FILLED_IN = ("in_channels", "text_channels", "build")  # not by a config
 GROUND_HEADS = (RefTRHead, PhrasePixelHead)  # they are told of phrases, and give boxes and masks
+
+
+def register_head(head: type[Head]) -> type[Head]:
+    """A class decorator: from now on a config's `model.head` may name this class as its `type`.
+
+    It is built with `in_channels` (of the pyramid's levels, finest first) and the config's other
+    entries, and called with the levels [B, C_l, h / 2^l, w / 2^l] to give logits [B, 2, h', w'].
+    With an attribute `reads_words = True` it is also built with `text_channels` and called with the
+    text features [B, T, D]. Where a checkpoint of it is loaded, it must be registered too.
+
+    Raises OptionError if another class has the name.
+    """
+    known = HEADS.setdefault(head.__name__, head)
+    if known is not head:
+        raise OptionError(
+            f"there is a head {head.__name__} already, {known.__module__}.{known.__qualname__}; "
+            "give yours another name"
+        )
+    return head
 
 
 def build_head(
@@ -63,7 +83,10 @@ def build_head(
             arguments["build"] = build_head
     else:
         known = ", ".join([*HEADS, "mmseg.<any decode head>"])
-        raise OptionError(f"head type {name!r} is unknown; choose one of {known}")
+        raise OptionError(
+            f"head type {name!r} is unknown; choose one of {known}, or name the module that "
+            "registers it in RIS_PLUGINS (docs/recipes.md)"
+        )
     if said := too_deep(arguments):
         raise OptionError(f"head {name}: {said}")
     # mmsegmentation looks its parts up in the current scope, which a Runner sets to mmengine's.
@@ -105,4 +128,5 @@ __all__ = [
     "WordDecoder",
     "build_head",
     "reads_words",
+    "register_head",
 ]
