@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from refer.errors import DataFileError, MissingDataError
 
+OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+
 
 def check_file(path: str | os.PathLike[str], missing: str) -> int:
     """Size in bytes of a file that can be opened without waiting: a plain one.
@@ -26,6 +28,8 @@ def check_file(path: str | os.PathLike[str], missing: str) -> int:
         raise MissingDataError(missing) from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise DataFileError(f"{_shown(path)} cannot be read: {_reason(error)}") from error
+    if stat.S_ISFIFO(found.st_mode) and os.fspath(path).startswith(OPEN_ALREADY):
+        return 0  # of a shell's <(...), which somebody writes to
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
         raise DataFileError(

@@ -4,12 +4,14 @@ The source is a file of JSON lines, one object a line:
 
     {"picture": "a.jpg", "mask": "a_dog.png", "sentences": ["the left dog"], "split": "train"}
 
-`mask` is a picture as large as its `picture`, of which everything but black is the object; in its
-place `polygons` may hold outlines as COCO has them, [[x0, y0, x1, y1, ...], ...] in pixels.
+`mask` is a picture as large as its `picture`, of which everything but black and transparent is the
+object; in its place `polygons` may hold outlines as COCO has them, [[x0, y0, x1, y1, ...], ...] in
+pixels.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +24,10 @@ from tqdm import tqdm
 
 from refer import masks
 from refer.errors import DataFileError, MissingDataError, PictureError
-from refer.files import write_json
+from refer.files import read_file, write_json
 from refer.pictures import open_picture
 
 NAME = "own"
-LYING = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,10 +115,8 @@ def import_own(
 def _lines(source: Path) -> Iterator[tuple[str, _Line]]:
     """Where each line stands, and what it says."""
     decoder = msgspec.json.Decoder(_Line)
-    try:
-        lines = source.read_bytes().splitlines()
-    except OSError as error:
-        raise MissingDataError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_file(source, f"there is no {source}; want a file of JSON lines")
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     for number, text in enumerate(lines, start=1):
         where = f"{source}, line {number}"
         if not text.strip():
@@ -140,14 +139,14 @@ def _lines(source: Path) -> Iterator[tuple[str, _Line]]:
 def _size(path: Path, where: str) -> dict[str, int]:
     try:
         width, height = open_picture(path).size
-        with Image.open(path) as head:
-            turned = head.getexif().get(ExifTags.Base.Orientation, 1) in LYING
     except (MissingDataError, PictureError) as error:
         raise type(error)(f"{where}: {error}") from error
+    with Image.open(path) as head:
+        turned = head.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
     if turned:
         raise PictureError(
-            f"{where}: {path} is stored lying and turned by its EXIF entry, so that it is not "
-            "known which way its object was marked; save it upright"
+            f"{where}: {path} is turned by its EXIF entry, so that it is not known which way its "
+            "object was marked; save it upright"
         )
     return {"height": height, "width": width}
 
@@ -159,16 +158,13 @@ def _drawn(line: _Line, base: Path, image: dict[str, Any], where: str) -> dict[s
         segmentation: Any = line.polygons
         whole = masks.decode(segmentation, height, width, where=where)
     else:
-        try:
-            marked = open_picture(base / line.mask)
-        except (MissingDataError, PictureError) as error:
-            raise type(error)(f"{where}: {error}") from error
-        if marked.size != (width, height):
+        marked = _marked(base / line.mask, where)
+        if marked.shape != (height, width):
             raise DataFileError(
-                f"{where}: {line.mask} has {marked.width} x {marked.height} pixels, {line.picture} "
-                f"{width} x {height}; want the same"
+                f"{where}: {line.mask} has {marked.shape[1]} x {marked.shape[0]} pixels, "
+                f"{line.picture} {width} x {height}; want the same"
             )
-        whole = np.array(np.asarray(marked).any(axis=2), np.uint8)
+        whole = marked
         segmentation = coco.encode(np.asfortranarray(whole))
         segmentation["counts"] = segmentation["counts"].decode()
     area = int(whole.sum())
@@ -176,6 +172,21 @@ def _drawn(line: _Line, base: Path, image: dict[str, Any], where: str) -> dict[s
         raise DataFileError(f"{where}: the mask is empty; everything but black is the object")
     box = coco.toBbox(coco.encode(np.asfortranarray(whole))).tolist()
     return {"segmentation": segmentation, "area": area, "bbox": box}
+
+
+def _marked(path: Path, where: str) -> masks.U8:
+    """uint8 [H, W] in {0, 1}: what of a mask's picture is neither black nor transparent."""
+    try:
+        open_picture(path)  # says what is wrong with a file that is none
+    except (MissingDataError, PictureError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    with Image.open(path) as mask:
+        if mask.mode in ("1", "L") or mask.mode.startswith(("I", "F")):
+            found = np.asarray(mask) != 0  # of 16 bits too, as they are
+        else:  # colours
+            layers = np.asarray(mask.convert("RGBA"))
+            found = layers[..., :3].any(axis=2) & (layers[..., 3] > 0)
+    return np.array(found, np.uint8)
 
 
 def _counts(refs: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

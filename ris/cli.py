@@ -16,11 +16,12 @@ from ris.version import __version__
 # Of the disk or the place that was named, and no fault of the program.
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
             errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
-LESS_MEMORY = (
-    "What takes less: a smaller batch (-b; the learning rate follows), --precision bf16, "
-    "--img_size; in training --set model.backbone.checkpointing=True, and with several GPUs "
-    "survival.shard=True; in scoring --sentence_batch 1. docs/speed.md says what each costs"
-)
+LESS_MEMORY = {
+    "train": "a smaller batch (-b; the learning rate follows), --precision bf16, a smaller "
+    "--img_size, --set model.backbone.checkpointing=True, and with several GPUs --set "
+    "survival.shard=True; docs/speed.md says what each costs",
+    "test": "--sentence_batch 1, --precision bf16, a smaller --img_size",
+}
 
 
 def parser() -> Parser:
@@ -67,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 2
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-            print(f"ris {arguments.command}: error: {error}\n{LESS_MEMORY}", file=sys.stderr)
+            less = LESS_MEMORY.get(arguments.command, "a smaller --img_size, --dtype bfloat16")
+            print(
+                f"ris {arguments.command}: error: {error}\nwhat takes less: {less}",
+                file=sys.stderr,
+            )
             return 1
         if not _of_use(error):
             raise

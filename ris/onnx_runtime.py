@@ -165,7 +165,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     file = folder / CARD
     try:
         card = read_object(file, FORMAT)
-        msgspec.convert(card, _Card, strict=False)
+        msgspec.convert(card, _Card)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} is no exported model: {CARD} is not there; ris convert --to onnx writes one"

@@ -28,7 +28,6 @@ from vpd import weights
 
 __all__ = ["Picture", "Prediction", "Predictor"]
 
-LARGEST = 2**14  # a side of the square; a card that asks for more asks for all memory
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -97,8 +96,6 @@ class Predictor:
         if size is None:
             with cards.built_from(path, "info.image_size"):
                 size = sizes.image_size(info.get("image_size", 512))
-                if max(np.atleast_1d(size)) > LARGEST:
-                    raise OptionError(f"image size {size}; want {LARGEST} at most")
         return cls(model, size, device, dtype, info, fast_convolutions)
 
     def save_pretrained(self, folder: str | Path, *, whole: bool = False) -> None:

@@ -79,6 +79,11 @@ def load(path: str | Path) -> dict[str, Any]:
                 "ask its author for a safetensors file"
             ) from error
         raise _damaged(path, size, reason) from error
+    except MemoryError as error:
+        raise WeightsError(
+            f"{path} ({size:,} bytes) asks for more memory than there is: it is damaged, or too "
+            "large for this machine"
+        ) from error
     except Exception as error:  # torch's reader meets damaged bytes with as many as there are
         raise _damaged(path, size, f"{error}" or type(error).__name__) from error
     if not isinstance(content, dict):

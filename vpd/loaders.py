@@ -64,7 +64,7 @@ def _complete(model: Any, said: Mapping[str, Any], where: str) -> Any:
 
 
 def _of_decoder(model: Any, key: str) -> bool:
-    return isinstance(model, AutoencoderKL) and key.startswith("decoder.")
+    return isinstance(model, AutoencoderKL) and key.startswith(("decoder.", "post_quant_conv."))
 
 
 def shallow(config: Any, where: str) -> None:

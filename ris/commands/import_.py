@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 
@@ -24,5 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"mind: there is no split {' and no '.join(lacking)}, which training wants")
     pictures = Path(arguments.pictures or Path(arguments.source).parent)
     print(
-        f"bash train.sh {NAME} LOGDIR 1 --refer_data_root {arguments.root} --image_root {pictures}"
+        f"bash train.sh {NAME} LOGDIR 1 --refer_data_root {shlex.quote(arguments.root)} "
+        f"--image_root {shlex.quote(str(pictures))}"
     )

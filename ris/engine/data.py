@@ -118,7 +118,7 @@ def picture_loader(
     return one_by_one(dataset, settings, device, collate_pictures)
 
 
-def drawn_at(settings: dict[str, Any]) -> DrawnAt:
+def drawn_at(settings: Mapping[str, Any]) -> DrawnAt:
     """Where outlines are drawn: ReLA's tasks say it, and VPD's have one way."""
     found: DrawnAt = settings.get("gres", {}).get("drawn_at", "original")
     return found
@@ -163,8 +163,12 @@ def workers_end(*loaders: DataLoader[Any]) -> Iterator[None]:
     finally:
         for loader in loaders:
             iterator, loader._iterator = loader._iterator, None
-            if iterator is not None:  # of persistent workers
-                iterator._shutdown_workers()  # type: ignore[attr-defined]
+            heed = loader.worker_init_fn
+            if iterator is None or not isinstance(heed, LeaveSignalsToTheParent):
+                continue  # no persistent workers
+            heed.obey(True)  # one that hangs is told so by SIGTERM
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            heed.obey(False)
 
 
 def _workers(data: dict[str, Any], device: str) -> dict[str, Any]:

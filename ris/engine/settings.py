@@ -207,10 +207,11 @@ def _check_kind(name: str, value: Any, current: Any) -> None:
     words = WORDS.get(name, ())
     if value in words:
         return
-    if isinstance(current, dict) and not isinstance(value, dict):
+    without = value is None and name not in (*SECTIONS, "model.backbone")
+    if isinstance(current, dict) and not isinstance(value, dict) and not without:
+        inside = f" of {', '.join(current)}; set one of these, or" if current else "; set"
         raise OptionError(
-            f"config entry {name} is a section of {', '.join(current)}; set one of these, or the "
-            f"whole by a dict, got {value!r}"
+            f"config entry {name} is a section{inside} the whole by a dict, got {value!r}"
         )
     if isinstance(current, str) and not isinstance(value, str | None):
         raise OptionError(

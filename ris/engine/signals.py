@@ -88,7 +88,11 @@ class LeaveSignalsToTheParent:
     def __init__(self) -> None:
         self._parent_leaves = torch.zeros((), dtype=torch.uint8).share_memory_()
         # Later than multiprocessing's own, which ends the workers, and so before it.
-        atexit.register(self._parent_leaves.fill_, 1)
+        atexit.register(self.obey, True)
+
+    def obey(self, leaving: bool) -> None:
+        """Whether workers heed signals from now on."""
+        self._parent_leaves.fill_(leaving)
 
     def __call__(self, worker: int) -> None:
         for number in SIGNALS:

@@ -123,7 +123,7 @@ def gres_protocol(config: Config) -> GresProtocol:
     rule = config.gres.no_target or ("head" if own else "pixels")
     if rule == "head" and not own:
         raise OptionError("gres.no_target = 'head', but the model has no no-target head")
-    drawn = config.data.overlap, config.gres.drawn_at
+    drawn = config.data.overlap, data.drawn_at(config)
     return GresProtocol(cast(NoTargetRule, rule), config.gres.pixels, "input", *drawn)
 
 

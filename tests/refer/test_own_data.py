@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def test_masks_words_and_splits_come_back(source, tmp_path):
         ({"mask": "small.png"}, DataFileError, "has 4 x 3 pixels, b.png 40 x 30"),
         ({"mask": "black.png"}, DataFileError, "the mask is empty"),
         ({"picture": "lying.jpg"}, PictureError, "save it upright"),
+        ({"picture": "upside_down.jpg"}, PictureError, "save it upright"),
         ({"maks": "m.png"}, DataFileError, "unknown field `maks`"),
     ],
 )
@@ -85,10 +87,42 @@ def test_a_line_that_is_not_sound_is_named_and_nothing_written(
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "lying.jpg", exif=exif)
+    exif[0x0112] = 3
+    Image.new("RGB", (40, 30)).save(tmp_path / "upside_down.jpg", exif=exif)
     write(tmp_path, [*LINES[:2], {**LINES[2], **change}])
     with pytest.raises(error, match=rf"mine\.jsonl, line 3: .*{said}"):
         import_own(source, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def cut_out() -> Image.Image:
+    """White all over, and transparent around the object."""
+    layers = np.full((30, 40, 4), 255, np.uint8)
+    layers[..., 3] = MASK
+    return Image.fromarray(layers)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Image.fromarray(MASK.astype(np.uint16)),
+        Image.fromarray(MASK > 0),
+        Image.fromarray(np.stack([MASK, MASK * 0, MASK * 0], axis=2)),
+        Image.fromarray(MASK).convert("P"),
+        cut_out(),
+    ],
+    ids=["16 bits", "1 bit", "colour", "palette", "transparent"],
+)
+def test_masks_of_any_kind_mean_the_same(source, tmp_path, mask):
+    mask.save(tmp_path / "m.png")
+    import_own(source, tmp_path / "data")
+    refer = REFER(tmp_path / "data", "own", "own", image_root=tmp_path)
+    assert refer.getMask(refer.Refs[1])["mask"].tolist() == (MASK > 0).tolist()
+
+
+def test_windows_editors_mark_their_files(source, tmp_path):
+    source.write_bytes(codecs.BOM_UTF8 + source.read_bytes())
+    assert import_own(source, tmp_path / "data")["val"]["refs"] == 1
 
 
 def test_what_is_there_is_kept_unless_told_otherwise(source, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ris.engine import settings
+from ris.engine.data import drawn_at
+from ris.engine.tasks import gres_protocol
 from ris.errors import OptionError
 
 BASE = settings.find_config("res", "refshapes", "tiny", None)
@@ -42,6 +44,8 @@ def test_what_is_no_config_is_named(tmp_path, text, said):
         ("data", 1, "data is a section of .*root.*got 1"),
         ("model", None, "model is a section of .*got None"),
         ("model.head", 1, "model.head is a section"),
+        ("model.backbone", None, "model.backbone is a section"),
+        ("optim.lr_scale", 2, "optim.lr_scale is a section"),
         ("data.dataset", {}, "data.dataset wants a string, got {}"),
         ("data.dataset", None, "data.dataset is None; want the name of a data set"),
         ("data.root", 3, "data.root wants a string, got 3"),
@@ -53,3 +57,16 @@ def test_what_is_no_config_is_named(tmp_path, text, said):
 def test_an_entry_of_another_kind_is_named(entry, value, said):
     with pytest.raises(OptionError, match=said):
         settings.load(BASE, {entry: value})
+
+
+def test_none_leaves_a_section_to_its_default():
+    assert settings.load(BASE, {"model.head": None}).model.head is None
+
+
+def test_a_config_of_before_outlines_had_a_place_keeps_the_old_one(tmp_path):
+    base = settings.find_config("gres", "grefshapes", "tiny", None)
+    file = tmp_path / "own.py"
+    gres = "dict(_delete_=True, no_target=None, pixels=50, match='giou')"
+    file.write_text(f"_base_ = [{str(base)!r}]\ngres = {gres}\n")
+    config = settings.load(file)
+    assert drawn_at(config.to_dict()) == gres_protocol(config).drawn_at == "original"

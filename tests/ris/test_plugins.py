@@ -11,7 +11,7 @@ from torch import nn
 from ris import VPDRefer, checkpoints, plugins
 from ris.cli import main
 from ris.errors import CheckpointError, OptionError
-from ris.heads import HEADS, register_head
+from ris.heads import HEADS, build_head, register_head
 from vpd import DiffusionBackbone
 
 MODULE = """
@@ -57,6 +57,19 @@ def test_a_head_of_another_folder_is_trained_saved_and_loaded(tmp_path, monkeypa
     del HEADS["Elsewhere"]
     with pytest.raises(CheckpointError, match="RIS_PLUGINS"):
         checkpoints.load(tmp_path / "model")
+
+
+def test_entries_of_a_registered_head_are_its_own_matter():
+    @register_head
+    class Wide(nn.Module):
+        def __init__(self, in_channels, hidden_layers):
+            super().__init__()
+            self.layer = nn.Conv2d(in_channels[0], hidden_layers[0], 1)
+
+    found = build_head({"type": "Wide", "hidden_layers": [256, 128]}, [8, 8, 8, 8])
+    assert found.layer.out_channels == 256
+    with pytest.raises(OptionError, match="64 at most"):
+        build_head({"type": "WordDecoder", "layers": 256}, [8, 8, 8, 8], 8)
 
 
 def test_a_name_is_taken_once():

@@ -102,5 +102,5 @@ def test_a_full_gpu_is_answered_with_what_takes_less(monkeypatch, capsys):
     assert main(["zoo"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("ris zoo: error: CUDA out of memory")
-    assert "--precision bf16" in said
+    assert "what takes less: a smaller --img_size" in said
     assert "Traceback" not in said

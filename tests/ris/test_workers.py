@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_workers_end_with_the_block_however_it_is_left(loader):
     assert not any(worker.is_alive() for worker in workers)
     with workers_end(loader):  # and can be used again
         assert len(list(loader)) == len(batches)
+
+
+def test_a_worker_that_hangs_is_told_to_end(loader):
+    with workers_end(loader):
+        next(iter(loader))
+        (worker,) = loader._iterator._workers
+        loader.worker_init_fn.obey(True)
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.join(20)
+        assert not worker.is_alive()
+        loader.worker_init_fn.obey(False)
 
 
 def test_a_loader_without_workers_has_none_to_end(loader):
