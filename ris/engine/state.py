@@ -15,6 +15,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from torch import Tensor
 
+from ris.engine.data import drawn_at
 from ris.engine.shard import like, whole
 from ris.engine.store import Snapshot
 from ris.errors import CheckpointError
@@ -43,6 +44,7 @@ def capture(runner: Any, model: VPDRefer, step: int, place: dict[str, int]) -> S
         "frozen": _fingerprint(model, state, frozen),
         "random": random_values,
         "faults": runner.optim_wrapper.faults(),
+        "drawn_at": drawn_at(getattr(runner, "cfg", {}).get("settings", {})),
     }
     tensors = {"model": weights, "optimizer": moments, "random": random_tensors}
     ema = getattr(runner, "ema", None)

@@ -31,14 +31,14 @@ from ris.engine import (
     survival,
     syncnorm,
 )
-from ris.engine.data import workers_end
+from ris.engine.data import drawn_at, workers_end
 from ris.engine.quiet import QuietRunner, initialise
 from ris.engine.runner import describe_files, device_kind, make_runner, name_trades, result_of
 from ris.engine.signals import StopRequest
 from ris.engine.store import Snapshot, Store
 from ris.engine.tasks import TASKS, best_score, identity, task_of
 from ris.engine.watch import Watchdog
-from ris.errors import OptionError
+from ris.errors import CheckpointError, OptionError
 from ris.frozen import fingerprint, frozen_names
 from ris.models import VPDRefer
 from ris.stages import start_from
@@ -130,7 +130,7 @@ def train(
             *_survival_hooks(config, store, stop, work_dir),
             *_average_hooks(config.optim.ema),
         ],
-        resume_state=lambda: _snapshot(resume_from, store),
+        resume_state=lambda: _snapshot(resume_from, store, config),
     )
     _describe(runner, config, model, train_data, val_data)
     if is_main_process() and isinstance(val_data.dataset, PictureDataset):
@@ -167,9 +167,19 @@ def train(
     return result
 
 
-def _snapshot(resume_from: str | None, store: Store) -> Snapshot | None:
-    """Where the run goes on from; states of other runs no longer stand in its way then."""
+def _snapshot(resume_from: str | None, store: Store, config: Config) -> Snapshot | None:
+    """Where the run goes on from; states of other runs no longer stand in its way then.
+
+    Raises CheckpointError for a state that was trained on outlines drawn elsewhere.
+    """
     found = resume.agreed(resume_from, store, launch.restarts(), logger())
+    # Before it was an entry all outlines were drawn so.
+    was = None if found is None else found.values.get("drawn_at", "original")
+    if was is not None and was != drawn_at(config):
+        raise CheckpointError(
+            f"the state to resume from was trained on outlines drawn at {was} size, and this run "
+            f"draws them at {drawn_at(config)} size; pass --set gres.drawn_at={was}, or begin anew"
+        )
     if is_main_process():
         store.retire(found, logger())
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ris.engine import settings
+from ris.engine import settings, train
 from ris.engine.data import drawn_at
+from ris.engine.store import Snapshot, Store
 from ris.engine.tasks import gres_protocol
-from ris.errors import OptionError
+from ris.errors import CheckpointError, OptionError
 
 BASE = settings.find_config("res", "refshapes", "tiny", None)
 
@@ -70,3 +71,15 @@ def test_a_config_of_before_outlines_had_a_place_keeps_the_old_one(tmp_path):
     file.write_text(f"_base_ = [{str(base)!r}]\ngres = {gres}\n")
     config = settings.load(file)
     assert drawn_at(config.to_dict()) == gres_protocol(config).drawn_at == "original"
+
+
+@pytest.mark.parametrize("values", [{}, {"drawn_at": "original"}])
+def test_a_state_keeps_to_the_truth_it_was_trained_on(tmp_path, values):
+    store = Store(tmp_path)
+    store.write(Snapshot(1, {}, values))
+    base = settings.find_config("gres", "grefshapes", "tiny", None)
+    with pytest.raises(CheckpointError, match=r"pass --set gres\.drawn_at=original"):
+        train._snapshot("auto", store, settings.load(base))
+    found = train._snapshot("auto", store, settings.load(base, {"gres.drawn_at": "original"}))
+    assert found is not None
+    assert train._snapshot("auto", store, settings.load(BASE)) is not None  # a task with one way
